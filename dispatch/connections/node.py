@@ -1,0 +1,174 @@
+"""The owner connection's own table of leases: the second gate before a node (DESIGN 3).
+
+Only this connection sends assignments to its node, each once, in the node's lease sequence, never beyond the limit.
+It holds what it sent until the node answers or the ceiling passes by its own clock, whatever Redis has forgotten.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from enum import Enum
+
+import msgspec
+
+from dispatch.store.cells import Grant, HeldLease
+
+_SESSIONS_REMEMBERED = 4096  #: sessions whose highest index is kept, the latest ones
+
+
+class Entry(msgspec.Struct, kw_only=True):
+    """One slot of the node."""
+
+    lease: str
+    job: str
+    session: str
+    index: int
+    origin: str  #: instance of the session
+    attempt: int = 1
+    state: str = "sent"  #: sent | zombie
+    ceiling_at: float  #: seconds, this process's monotonic clock
+    told_to_stop: bool = False
+    acked: bool = False
+
+    @property
+    def name(self) -> str:
+        """The job id that the node sees. It names the lease, since nodes ignore an id they have seen (PROTOCOL 9.2)."""
+        return f"{self.job}-{self.lease}"
+
+
+class Gate(Enum):
+    """What to do with a grant."""
+
+    SEND = "send"
+    HOLD = "hold"  #: an earlier lease of the sequence is still under way
+    KNOWN = "known"  #: already sent
+    OTHER_EPOCH = "other_epoch"  #: meant for another connection: dropped and counted
+    FULL = "full"  #: the table knows of more than the cell does
+    INDEX = "index"  #: the node has had a later utterance of this session
+
+
+class LeaseTable:
+    """What this node holds. `epoch` and `limit` are those of the connection; `ceiling` in seconds."""
+
+    def __init__(self, *, epoch: int, limit: int, ceiling: float) -> None:
+        self.epoch = epoch
+        self.limit = limit
+        self._ceiling = ceiling
+        self._entries: dict[str, Entry] = {}
+        self._names: dict[str, Entry] = {}
+        self._next_seq = 1
+        self._highest: OrderedDict[str, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def working(self) -> bool:
+        """True while the node owes an answer to a current attempt."""
+        return any(entry.state == "sent" for entry in self._entries.values())
+
+    def adopt(self, leases: Iterable[HeldLease], over: Iterable[str], *, seq: int, first: bool, now: float) -> None:
+        """Take in what the cell holds for this node, before anything is sent; drop what it says is over."""
+        for lease in over:
+            self.end(lease)
+        for held in leases:
+            if held.state == "granted" or held.lease in self._entries:
+                continue
+            left = held.ceiling_left_ms / 1000 or self._ceiling
+            self._add(
+                Entry(
+                    lease=held.lease,
+                    job=held.job,
+                    session="",
+                    index=-1,
+                    origin="",
+                    state=held.state,
+                    ceiling_at=now + left,
+                )
+            )
+        if first:
+            granted = [held.seq for held in leases if held.state == "granted"]
+            self._next_seq = min(granted) if granted else seq + 1
+
+    def offer(self, grant: Grant, *, patient: bool = True) -> Gate:
+        """May this be sent now? With `patient` false a gap in the sequence is no longer waited for."""
+        if grant.epoch != self.epoch:
+            return Gate.OTHER_EPOCH
+        if grant.lease in self._entries:
+            return Gate.KNOWN
+        if grant.seq > self._next_seq and patient:
+            return Gate.HOLD
+        if grant.index <= self._highest.get(grant.session, -1):
+            return Gate.INDEX
+        if len(self._entries) >= self.limit:
+            return Gate.FULL
+        return Gate.SEND
+
+    def passed(self, grant: Grant) -> None:
+        """The sequence moves past this grant, sent or refused."""
+        self._next_seq = max(self._next_seq, grant.seq + 1)
+
+    def sent(self, grant: Grant, *, now: float) -> Entry:
+        """Note a grant as sent."""
+        entry = Entry(
+            lease=grant.lease,
+            job=grant.job,
+            session=grant.session,
+            index=grant.index,
+            origin=grant.origin,
+            attempt=grant.attempt,
+            ceiling_at=now + self._ceiling,
+        )
+        self._add(entry)
+        self.passed(grant)
+        self._highest[grant.session] = grant.index
+        self._highest.move_to_end(grant.session)
+        if len(self._highest) > _SESSIONS_REMEMBERED:
+            self._highest.popitem(last=False)
+        return entry
+
+    def named(self, name: str) -> Entry | None:
+        """The slot that the node means by its job id; None for an answer nobody waits for."""
+        return self._names.get(name)
+
+    def answered(self, entry: Entry) -> None:
+        """The node has answered: its name means nothing any more, while the slot stays until the cell has freed it."""
+        self._names.pop(entry.name, None)
+
+    def get(self, lease: str) -> Entry | None:
+        return self._entries.get(lease)
+
+    def bury(self, lease: str) -> None:
+        """The attempt no longer counts; the slot stays held."""
+        if entry := self._entries.get(lease):
+            entry.state = "zombie"
+
+    def end(self, lease: str) -> Entry | None:
+        """The slot is free."""
+        entry = self._entries.pop(lease, None)
+        if entry is not None:
+            self._names.pop(entry.name, None)
+        return entry
+
+    def past_ceiling(self, now: float) -> list[Entry]:
+        """Ends and answers the slots whose time is up."""
+        late = [entry for entry in self._entries.values() if entry.ceiling_at <= now]
+        for entry in late:
+            self.end(entry.lease)
+        return late
+
+    def table(self, now: float) -> list[tuple[str, str, str, int]]:
+        """What `node_upsert` is told: (lease, job, sent|zombie, ms left to the ceiling)."""
+        return [
+            (entry.lease, entry.job, entry.state, max(1, round((entry.ceiling_at - now) * 1000)))
+            for entry in self._entries.values()
+        ]
+
+    def leases_of(self, names: Iterable[str] | None) -> list[str] | bool:
+        """The leases behind job ids that the node reports; False when it reports none."""
+        if names is None:
+            return False
+        return [entry.lease for name in names if (entry := self._names.get(name))]
+
+    def _add(self, entry: Entry) -> None:
+        self._entries[entry.lease] = entry
+        self._names[entry.name] = entry

@@ -1,0 +1,1 @@
+"""One consumer per kind of peer: frames go to the service as messages, its answers go back as frames."""

@@ -1,0 +1,8 @@
+-- Makes the consumer group of an inbox at its very beginning, so that what came before it is read too; answers whether it
+-- was missing (a new instance, or Redis lost its data).
+local function open_group()
+  local made = redis.pcall("XGROUP", "CREATE", inbox, group, "0", "MKSTREAM")
+  if not made.err then return true end
+  if not string.find(made.err, "BUSYGROUP", 1, true) then error(made.err) end
+  return false
+end

@@ -1,0 +1,44 @@
+"""Keeps level 1's figures fresh: once a second, the classes of every cell and how many of their nodes are free.
+
+Also keeps the shared list of cells, by which a new incarnation anywhere is known everywhere within a second.
+"""
+
+from dispatch.placement import CellFigures, Directory
+from dispatch.roles.base import Role
+from dispatch.service.core import Core
+from dispatch.store.client import command
+
+
+class DirectoryKeeper(Role):
+    """One turn reads the list of cells and the figures of each."""
+
+    name = "directory_keeper"
+
+    def __init__(self, core: Core, directory: Directory) -> None:
+        super().__init__(core.clock, core.config.scheduler.phase2.node_snapshot.refresh_interval_ms / 1000)
+        self._core = core
+        self._directory = directory
+
+    async def turn(self) -> None:
+        await self._core.publish_cells()
+        for cell in list(self._core.incarnations):
+            await self._read(cell)
+
+    async def _read(self, cell: str) -> None:
+        keys = self._core.keys.cell(cell)
+        counts, members = await self._core.client.flush(
+            command("HGETALL", keys["free_counts"]), command("HKEYS", keys["members"])
+        )
+        known = self._directory.cells.get(cell)
+        tokens = known.classes if known else {}
+        present = [each.decode() for each in members if each]
+        unknown = [each for each in present if each not in tokens]
+        if unknown:
+            # A class id is the hash of its tokens, so what was read once stays true.
+            found = await self._core.client.run(command("HMGET", keys["classes"], *unknown))
+            tokens = tokens | {each: text.decode() for each, text in zip(unknown, found, strict=True) if text}
+        classes = {each: tokens[each] for each in present if each in tokens}
+        free = {each.decode(): int(count) for each, count in counts.items() if each}
+        if known is not None and known.classes.keys() == classes.keys():
+            classes = known.classes
+        self._directory.cells[cell] = CellFigures(classes, free)

@@ -1,0 +1,167 @@
+"""Jobs as the session's side handles them: submitted, watched, cancelled, released.
+
+Submitting takes two round trips: the request is bound to a job id while speech goes to its own key, then the cell
+takes the job in. Every step may be repeated, from any instance, with the same effect (P3).
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+
+from dispatch import metrics
+from dispatch.connections.session import Utterance
+from dispatch.errors import DependencyDown
+from dispatch.placement import Directory
+from dispatch.service.core import Core
+from dispatch.service.courier import Courier
+from dispatch.store.cells import Answer, JobView
+from dispatch.store.script import Call
+
+log = structlog.get_logger(__name__)
+
+_RELEASE_SECONDS = 0.05  #: releases of this long travel together
+_RELEASE_BATCH = 256
+_AGAIN_SECONDS = 0.5
+_ORPHAN_MS = 60_000  #: how long after its deadline a waiting job is dropped by the cell itself
+
+
+class Jobs:
+    """What dispatch can do with jobs."""
+
+    def __init__(self, core: Core, courier: Courier, directory: Directory) -> None:
+        self._core = core
+        self._courier = courier
+        self._directory = directory
+        self._released: list[tuple[str, Utterance, str]] = []
+        self._releasing: asyncio.Task[None] | None = None
+        self._cancelling: set[asyncio.Task[None]] = set()
+
+    async def submit(self, session: str, utterance: Utterance) -> Answer[JobView]:
+        """Bind the request and hand the job to a cell; the utterance learns its job, cell and generation.
+
+        Raises:
+            DependencyDown: unknown whether it was taken in; submit again.
+        """
+        core, began = self._core, self._core.clock.monotonic()
+        choice = self._directory.choose(utterance.kind)
+        ttl = core.payload_ttl_ms
+        binding, *_ = await core.client.flush(
+            core.requests.bind(
+                f"{session} {utterance.key} {utterance.target}",
+                job=utterance.job,
+                cell=utterance.cell or choice.cell,
+                ttl_ms=core.config.scheduler.task_binding.lease_seconds * 1000,
+                gen=utterance.gen,
+            ),
+            core.payloads.put_payload(utterance.job, utterance.body, ttl_ms=ttl),
+            core.sessions.enter(
+                session, utterance.index, utterance.target, job=utterance.job, cell=utterance.cell or choice.cell
+            ),
+        )
+        if binding.job != utterance.job:
+            # The same request came in elsewhere first: its job is ours, and so is its payload.
+            metrics.duplicate_requests.inc()
+            await core.client.run(core.payloads.drop(utterance.job))
+        utterance.job, utterance.cell, utterance.gen = binding.job, binding.cell, binding.gen
+        answer = await core.ask(
+            utterance.cell,
+            core.cells.submit(
+                utterance.cell,
+                utterance.job,
+                gen=utterance.gen,
+                spec={
+                    "kind": utterance.kind,
+                    "session": session,
+                    "index": utterance.index,
+                    "origin": core.instance,
+                    "boot": core.boot,
+                    "exec_ms": core.config.scheduler.job_timeout_seconds * 1000,
+                    "orphan_ms": core.config.scheduler.utterance_deadline_seconds * 1000 + _ORPHAN_MS,
+                    "hints": choice.hints,
+                },
+            ),
+        )
+        self._courier.pass_on(answer.news)
+        metrics.submissions.labels(answer.word).inc()
+        metrics.dispatch_latency.observe(core.clock.monotonic() - began)
+        return answer
+
+    async def states(self, cell: str, jobs: list[str]) -> list[JobView | None]:
+        """What became of these jobs of one cell; None for one that is not there (or whose cell is not).
+
+        Raises:
+            DependencyDown: not known now.
+        """
+        answer = await self._core.client.run(self._core.cells.states(cell, jobs))
+        if answer.word == "unopened":
+            return [None] * len(jobs)
+        self._core.note(cell, answer.incarnation)
+        return [JobView(*state) if state else None for state in answer.body or ()]
+
+    async def result(self, job: str, lease: str) -> bytes | None:
+        """The stored answer of this lease's node, while it lies there.
+
+        Raises:
+            DependencyDown: not known now.
+        """
+        frame: bytes | None = await self._core.client.run(self._core.payloads.get_result(job, lease))
+        return frame
+
+    def cancel(self, utterance: Utterance, reason: str) -> None:
+        """Nobody wants this job any more; told to the cell as soon as Redis answers."""
+        task = asyncio.get_running_loop().create_task(self._cancel(utterance.cell, utterance.job, reason))
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+
+    async def _cancel(self, cell: str, job: str, reason: str) -> None:
+        if not cell:
+            return
+        until = self._core.clock.monotonic() + self._core.config.scheduler.utterance_deadline_seconds
+        while self._core.clock.monotonic() < until:
+            try:
+                answer = await self._core.ask(cell, self._core.cells.cancel(cell, job, reason=reason))
+            except DependencyDown:
+                await asyncio.sleep(_AGAIN_SECONDS)
+                continue
+            self._courier.pass_on(answer.news)
+            return
+        log.warning("cancel_not_told", job=job, reason=reason)
+
+    def release(self, session: str, utterance: Utterance, lease: str = "") -> None:
+        """The session has the end of this utterance: its record shrinks, its speech and the answer of `lease` go."""
+        self._released.append((session, utterance, lease))
+        if self._releasing is None or self._releasing.done():
+            self._releasing = asyncio.get_running_loop().create_task(self._release())
+
+    async def _release(self) -> None:
+        while self._released:
+            await asyncio.sleep(_RELEASE_SECONDS)
+            batch, self._released = self._released[:_RELEASE_BATCH], self._released[_RELEASE_BATCH:]
+            try:
+                await self._core.client.flush(*self._release_calls(batch))
+            except DependencyDown:
+                # Everything released has a time to live as well; telling again is cheap.
+                self._released[:0] = batch
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    def _release_calls(self, batch: Iterable[tuple[str, Utterance, str]]) -> list[Call[Any]]:
+        core = self._core
+        by_cell: dict[str, list[str]] = defaultdict(list)
+        by_session: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        calls: list[Call[Any]] = []
+        for session, utterance, lease in batch:
+            if utterance.cell:
+                by_cell[utterance.cell].append(utterance.job)
+            by_session[session].append((utterance.index, utterance.target))
+            calls.append(core.payloads.drop(utterance.job, lease))
+        calls += [core.cells.release(cell, jobs) for cell, jobs in by_cell.items()]
+        calls += [core.sessions.settle(session, entries) for session, entries in by_session.items()]
+        return calls
+
+    async def quiet(self) -> None:
+        """Waits until everything released or cancelled so far is told."""
+        under_way = {self._releasing, *self._cancelling} - {None}
+        await asyncio.gather(*(task for task in under_way if task is not None))

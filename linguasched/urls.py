@@ -1,0 +1,8 @@
+"""Every HTTP door. Each app brings its own list; this file says under which path it hangs."""
+
+from django.contrib import admin
+from django.urls import path
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+]

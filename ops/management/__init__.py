@@ -1,0 +1,1 @@
+"""What operators call on the command line."""

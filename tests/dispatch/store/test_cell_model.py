@@ -1,0 +1,449 @@
+"""No order of calls, losses and repetitions breaks a cell: owners, nodes and sessions of a model play against the scripts.
+
+The modelled node is the worst that DESIGN 3 allows: it works on whatever it was sent, across reconnects, and hardly tells.
+Nothing here waits: every time that a step gets is "never" or "now", as the rules of its call say.
+"""
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from dispatch.keys import Keys
+from dispatch.store.cells import Answer, Cells, Grant, News
+from dispatch.store.client import RedisClient
+from dispatch.store.script import Call
+from tests.dispatch.store.conftest import SERVERS, client_of
+from tests.dispatch.store.driver import CELL, NEVER_MS, OK, PATIENT, RETRY, Driver, class_of, spec_of
+from tests.dispatch.store.picture import Picture
+
+T = TypeVar("T")
+
+LIMIT = 2
+NODES = ("n1", "n2", "n3")
+TOKENS = (",en>es,", ",en>es,es>en,", "")
+KINDS = ("en>es|tenant", "es>en|tenant")
+#: job -> (session, index, kind): two sessions that speak, and one utterance for two languages.
+JOBS = {
+    "j0": ("s0", 0, KINDS[0]),
+    "j1": ("s0", 1, KINDS[0]),
+    "j2": ("s0", 2, KINDS[1]),
+    "j3": ("s1", 0, KINDS[0]),
+    "j4": ("s1", 1, KINDS[0]),
+    "j5": ("s1", 1, KINDS[1]),
+}
+FAILED = {"outcome": "failed", "reason": "PROCESSING_ERROR", "retry": False, "acked": False}
+HASTY = {"unsent_ms": 0, "ack_ms": 0, "ceiling_ms": 0, "grace_ms": 0, "presence_ms": 0}
+
+#: What becomes of an answer: heard; heard, and the call made again; lost; lost, and the call made again.
+FATES = ("heard", "twice", "lost", "again")
+nodes = st.sampled_from(NODES)
+jobs = st.sampled_from(sorted(JOBS))
+fates = st.sampled_from(FATES)
+tokens = st.sampled_from(TOKENS)
+at_once = st.booleans()
+
+
+@dataclass
+class Sent:
+    """An entry of a connection's table."""
+
+    job: str
+    seq: int
+    state: str = "sent"
+    since: float = field(default_factory=time.monotonic)
+
+    def told(self, lease: str) -> tuple[Any, ...]:
+        # One millisecond less: clocks are cut off to whole ones.
+        return lease, self.job, self.state, NEVER_MS - (time.monotonic() - self.since) * 1000 - 1, self.seq
+
+
+@dataclass
+class Connection:
+    """The owner's side of a node's socket: the second gate."""
+
+    node: str
+    epoch: int
+    table: dict[str, Sent] = field(default_factory=dict)
+    pending: dict[str, Grant] = field(default_factory=dict)
+    handled: set[str] = field(default_factory=set)  #: leases sent or refused; a grant of them is an echo
+    indexes: dict[str, int] = field(default_factory=dict)
+    seq: int = 0  #: of the last lease sent or refused
+    granted: int = 0  #: highest sequence heard of
+    acks: bool = False
+
+    def refuses(self, grant: Grant) -> str:
+        """Why this grant is not sent; empty when it is."""
+        if len(self.table) >= LIMIT:
+            return "full"
+        if grant.seq < self.seq:
+            return "late"  # a beat may have told the cell that nothing below is on its way any more
+        if self.indexes.get(grant.session, -1) >= grant.index:
+            return "index"
+        return ""
+
+
+@dataclass
+class Process:
+    """The node itself. It works on until it answers, whoever holds its socket."""
+
+    working: dict[str, str] = field(default_factory=dict)  #: lease -> job
+    seq: int = 0  #: the highest that it got
+
+
+class CellMachine(RuleBasedStateMachine):
+    client: RedisClient
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self) -> None:
+        super().__init__()
+        keys = Keys(f"m{secrets.token_hex(4)}")
+        self.patient = Driver(self.client, keys)
+        self.patient.rules = PATIENT
+        self.hasty = self.patient.under(**HASTY)
+        self.epochs = itertools.count(1)
+        self.processes = {node: Process() for node in NODES}
+        self.connections: dict[str, Connection] = {}
+        self.half_open: list[Connection] = []
+        self.accepted: set[str] = set()
+        self.now = self.wait(self._empty())
+
+    async def _empty(self) -> Picture:
+        await self.patient.empty()
+        await self.patient.run(self.patient.cells.open(CELL))
+        return await self.patient.picture()
+
+    # ------------------------------------------------------------ the wire
+
+    def wait(self, work: Awaitable[T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    def driver(self, hasty: bool) -> Driver:
+        return self.hasty if hasty else self.patient
+
+    def cells(self, hasty: bool = False) -> Cells:
+        return self.driver(hasty).cells
+
+    def make(self, call: Call[Any], fate: str = "heard") -> Any:
+        """Make a call; its answer, or None when that was lost."""
+        answer = self.wait(self.patient.run(call))
+        if fate in ("heard", "twice"):
+            self.hear(answer.news)
+        if fate in ("twice", "again"):
+            again = self.wait(self.patient.run(call))
+            self.hear(again.news)
+            answer = again if fate == "again" else answer
+        return None if fate == "lost" else answer
+
+    def hear(self, news: News) -> None:
+        for grant in news.grants:
+            for connection in (*self.connections.values(), *self.half_open):
+                if (connection.node, connection.epoch) == (grant.node, grant.epoch):
+                    connection.granted = max(connection.granted, grant.seq)
+                    if grant.lease not in connection.handled:
+                        connection.pending[grant.lease] = grant
+
+    # ------------------------------------------------------------ nodes
+
+    def upsert(
+        self, connection: Connection, tokens: str, *, known: Sequence[str] | bool = False, fate: str = "heard"
+    ) -> Answer[Any]:
+        spec = {
+            "epoch": connection.epoch,
+            "owner": f"owner-{connection.epoch}",
+            "boot": "boot",
+            "limit": LIMIT,
+            "class": class_of(tokens),
+            "tokens": tokens,
+            "acks": connection.acks,
+            "seq": connection.granted,
+            "table": [sent.told(lease) for lease, sent in connection.table.items()],
+            "known": known,
+        }
+        answer = self.make(self.cells().upsert(CELL, connection.node, spec), fate)
+        for lease in answer.body.over:
+            connection.table.pop(lease, None)
+        connection.granted = max(connection.granted, answer.body.seq)
+        for held in answer.body.leases:
+            if held.ceiling_left_ms > 0:
+                connection.table.setdefault(held.lease, Sent(held.job, held.seq, held.state))
+        return answer
+
+    @rule(node=nodes, tokens=tokens, says=st.booleans(), fate=st.sampled_from(("heard", "twice", "again")))
+    def register(self, node: str, tokens: str, says: bool, fate: str) -> None:
+        """A new connection, perhaps while the old one still looks alive. Some nodes say what they work on."""
+        if node in self.connections:
+            self.half_open.append(self.connections.pop(node))
+        if says:  # then it has left its other sockets for good
+            self.half_open = [connection for connection in self.half_open if connection.node != node]
+        connection = self.connections[node] = Connection(node, next(self.epochs))
+        known = list(self.processes[node].working) if says else False
+        assert self.upsert(connection, tokens, known=known, fate=fate).word == "ok"
+
+    @precondition(lambda self: self.connections)
+    @rule(data=st.data(), tokens=tokens, fate=st.sampled_from(("heard", "twice", "again")))
+    def refresh(self, data: st.DataObject, tokens: str, fate: str) -> None:
+        """The owner pushes its node again, as it does at any doubt."""
+        connection = data.draw(st.sampled_from(list(self.connections.values())))
+        assert self.upsert(connection, tokens, fate=fate).word == "ok"
+
+    @precondition(lambda self: self.connections)
+    @rule(data=st.data(), tokens=tokens, counts=st.booleans(), says=st.booleans(), fate=fates)
+    def beat(self, data: st.DataObject, tokens: str, counts: bool, says: bool, fate: str) -> None:
+        self._beat(data.draw(st.sampled_from(list(self.connections.values()))), tokens, counts, says, fate)
+
+    def _beat(self, connection: Connection, tokens: str, counts: bool, says: bool, fate: str = "heard") -> None:
+        process = self.processes[connection.node]
+        body = {
+            "epoch": connection.epoch,
+            "class": class_of(tokens),
+            "tokens": tokens,
+            "running": len(process.working) if counts else 0,
+            "seq": process.seq,
+            "known": list(process.working) if says else False,
+        }
+        self.make(self.cells().beat(CELL, connection.node, body), fate)
+        if says:
+            connection.table = {
+                lease: sent
+                for lease, sent in connection.table.items()
+                if lease in process.working or sent.seq > process.seq
+            }
+
+    @precondition(lambda self: self.connections)
+    @rule(data=st.data(), dies=st.booleans(), hasty=at_once, fate=fates)
+    def lose(self, data: st.DataObject, dies: bool, hasty: bool, fate: str) -> None:
+        """The socket closes; when the instance died, nobody says so, and what was not sent is unknown."""
+        connection = self.connections.pop(data.draw(st.sampled_from(list(self.connections))))
+        if not dies:
+            call = self.cells(hasty).remove(CELL, connection.node, epoch=connection.epoch, unsent=list(connection.pending))
+            if hasty:
+                self.give_up_pending()
+            self.make(call, fate)
+
+    @precondition(lambda self: self.half_open)
+    @rule(fate=fates)
+    def lose_half_open(self, fate: str) -> None:
+        """The old socket is noticed to be dead long after the node came back."""
+        connection = self.half_open.pop(0)
+        call = self.cells().remove(CELL, connection.node, epoch=connection.epoch, unsent=list(connection.pending))
+        answer = self.make(call, fate)
+        assert answer is None or answer.word in ("fenced", "missing", "ok")
+
+    # ------------------------------------------------------------ jobs
+
+    @rule(job=jobs, runs_out=at_once, stays_unsent=at_once, orphan=at_once, fate=fates)
+    def submit(self, job: str, runs_out: bool, stays_unsent: bool, orphan: bool, fate: str) -> None:
+        session, index, kind = JOBS[job]
+        times = {"exec_ms": 0 if runs_out else NEVER_MS, "orphan_ms": 0 if orphan else NEVER_MS}
+        spec = spec_of(job, kind=kind, session=session, index=index, **times)
+        rules = {"unsent_ms": 0 if stays_unsent else NEVER_MS}
+        answer = self.make(self.patient.under(**rules).cells.submit(CELL, job, gen=1, spec=spec), fate)
+        if answer is not None:
+            assert answer.word in ("assigned", "queued", "refused", "finished")
+            self.accepted.add(job)
+
+    @precondition(lambda self: any(connection.pending for connection in self.connections.values()))
+    @rule(data=st.data(), reports=st.booleans(), expires=at_once, fate=fates)
+    def send(self, data: st.DataObject, reports: bool, expires: bool, fate: str) -> None:
+        able = [connection for connection in self.connections.values() if connection.pending]
+        self._send(data.draw(st.sampled_from(able)), reports=reports or expires, expires=expires, fate=fate)
+
+    @precondition(lambda self: any(connection.pending for connection in self.half_open))
+    @rule(fate=fates)
+    def send_half_open(self, fate: str) -> None:
+        """The old owner does not know yet; the process still reads that socket."""
+        connection = next(connection for connection in self.half_open if connection.pending)
+        self._send(connection, reports=True, expires=False, fate=fate)
+
+    def _send(self, connection: Connection, *, reports: bool, expires: bool, fate: str = "heard") -> None:
+        lease, grant = min(connection.pending.items(), key=lambda item: item[1].seq)
+        reason = connection.refuses(grant)
+        if reason:
+            self.refuse(connection, grant, reason, fate)
+            return
+        del connection.pending[lease]
+        connection.handled.add(lease)
+        connection.seq, connection.indexes[grant.session] = grant.seq, grant.index
+        process = self.processes[connection.node]
+        process.seq = grant.seq
+        if not expires:  # else both the table and the process have given it up by now
+            connection.table[lease] = Sent(grant.job, grant.seq)
+            process.working[lease] = grant.job
+        if reports:
+            rules = self.driver(expires).under(ack_ms=NEVER_MS)
+            self.make(rules.cells.sent(CELL, connection.node, epoch=connection.epoch, leases=[lease]), fate)
+
+    @precondition(lambda self: any(connection.pending for connection in self.connections.values()))
+    @rule(data=st.data(), reason=st.sampled_from(("full", "index")), fate=fates)
+    def refuse_one(self, data: st.DataObject, reason: str, fate: str) -> None:
+        able = [connection for connection in self.connections.values() if connection.pending]
+        connection = data.draw(st.sampled_from(able))
+        self.refuse(connection, data.draw(st.sampled_from(list(connection.pending.values()))), reason, fate)
+
+    def refuse(self, connection: Connection, grant: Grant, reason: str, fate: str) -> None:
+        """The gate says no; a full one hands its table back first."""
+        if reason == "full" and connection in self.connections.values():
+            self.upsert(connection, self.tokens_of(connection.node))
+        connection.pending.pop(grant.lease, None)
+        connection.handled.add(grant.lease)
+        connection.seq = max(connection.seq, grant.seq)
+        events = [(grant.job, grant.lease, "not_sent", reason)]
+        self.make(self.cells().event(CELL, connection.node, epoch=connection.epoch, events=events), fate)
+
+    @precondition(lambda self: self.at_work())
+    @rule(data=st.data(), event=st.sampled_from(("acked", "started", "progress")), fate=fates)
+    def report(self, data: st.DataObject, event: str, fate: str) -> None:
+        connection, lease, job = data.draw(st.sampled_from(self.at_work()))
+        connection.acks |= event == "acked"
+        events = [(job, lease, event, "")]
+        self.make(self.cells().event(CELL, connection.node, epoch=connection.epoch, events=events), fate)
+
+    @precondition(lambda self: self.at_work())
+    @rule(data=st.data(), ending=st.sampled_from((OK, FAILED, RETRY)), fate=st.sampled_from(("heard", "twice", "again")))
+    def finish(self, data: st.DataObject, ending: dict[str, Any], fate: str) -> None:
+        self._finish(*data.draw(st.sampled_from(self.at_work())), ending=ending, fate=fate)
+
+    def _finish(
+        self, connection: Connection, lease: str, job: str, *, ending: dict[str, Any] = OK, fate: str = "heard"
+    ) -> None:
+        del self.processes[connection.node].working[lease]
+        connection.table.pop(lease, None)
+        before = self.wait(self.patient.picture()).jobs.get(job)
+        call = self.cells().finish(
+            CELL, job, node=connection.node, epoch=connection.epoch, lease=lease, ending=ending
+        )
+        answer = self.make(call, fate)
+        if before is not None and before["lease"] == lease:
+            assert answer.word in ("applied", "already", "retried", "stale_lease")
+            assert answer.word != "stale_lease" or (ending["retry"] and fate == "again")
+
+    @rule(job=jobs, fate=fates)
+    def cancel(self, job: str, fate: str) -> None:
+        self.make(self.cells().cancel(CELL, job, reason="USER_LEFT"), fate)
+
+    @rule(jobs=st.sets(jobs), fate=fates)
+    def release(self, jobs: set[str], fate: str) -> None:
+        self.make(self.cells().release(CELL, sorted(jobs)), fate)
+
+    @rule(hasty=at_once, fate=fates)
+    def due(self, hasty: bool, fate: str) -> None:
+        """Somebody looks. When he is hasty, so much time has passed that no owner sends an old grant any more."""
+        if hasty:
+            self.give_up_pending()
+        self.make(self.cells(hasty).due(CELL), fate)
+
+    def give_up_pending(self) -> None:
+        for connection in (*self.connections.values(), *self.half_open):
+            connection.pending.clear()
+
+    # ------------------------------------------------------------ loss of all data
+
+    @rule(data=st.data())
+    def flushall(self, data: st.DataObject) -> None:
+        """Owners push what they hold and sessions submit again, in any order."""
+        over = {job for job, record in self.now.jobs.items() if record["state"] in ("FINISHED", "RELEASED")}
+        tokens = {node: self.tokens_of(node) for node in self.connections}
+        self.give_up_pending()  # they were of the cell that is no more
+        for node, process in self.processes.items():
+            if node not in self.connections:  # DESIGN P2: its owner is gone *and* the data is lost
+                process.working.clear()
+        self.wait(self.patient.empty())
+        self.half_open.clear()
+        self.accepted -= over
+        for name in data.draw(st.permutations([*self.connections, *sorted(self.accepted)])):
+            if name in self.connections:
+                assert self.upsert(self.connections[name], tokens[name]).word == "ok"
+            else:
+                self.submit(name, runs_out=False, stays_unsent=False, orphan=False, fate="heard")
+
+    # ------------------------------------------------------------ what must always be true
+
+    @invariant()
+    def nothing_is_untrue(self) -> None:
+        self.now = self.wait(self.patient.check())
+
+    @invariant()
+    def no_node_has_more_work_than_its_limit_and_all_of_it_is_held(self) -> None:
+        for node, process in self.processes.items():
+            assert len(process.working) <= LIMIT, f"{node} works on {process.working}"
+            for lease in process.working:
+                assert (node, lease) in self.now.held, f"{node} works on {lease}, and the cell does not hold it"
+
+    @invariant()
+    def no_job_is_lost(self) -> None:
+        assert self.accepted <= set(self.now.jobs)
+
+    def at_work(self) -> list[tuple[Connection, str, str]]:
+        return [
+            (connection, lease, job)
+            for node, connection in self.connections.items()
+            for lease, job in self.processes[node].working.items()
+        ]
+
+    def tokens_of(self, node: str) -> str:
+        record = self.now.nodes.get(node)
+        if record is None or not record["class"]:
+            return ""
+        return self.now.parts["classes"][record["class"]].decode()
+
+    def teardown(self) -> None:
+        """Whatever happened: when every node answers and every session has its results, nothing is left."""
+        for node in NODES:
+            self.register(node, TOKENS[1], says=True, fate="heard")
+        self.give_up_pending()
+        while self.now.waiting or any(process.working for process in self.processes.values()):
+            seen = self.now
+            for connection in self.connections.values():
+                self._beat(connection, TOKENS[1], counts=True, says=True)
+                while connection.pending:
+                    self._send(connection, reports=True, expires=False)
+            for work in self.at_work():
+                self._finish(*work)
+            self.nothing_is_untrue()
+            self.no_job_is_lost()
+            if self.now.waiting == seen.waiting:
+                break
+        self.wait(self._clear())
+
+    async def _clear(self) -> None:
+        for job in (await self.patient.check()).jobs:
+            await self.patient.cancel(job)
+        for node, connection in self.connections.items():
+            await self.hasty.remove(node, epoch=connection.epoch)
+        await self.hasty.under(retention_ms=0).release(*JOBS)
+        while (await self.hasty.due()).body[0]:
+            pass
+        left = await self.patient.check()
+        assert left.is_empty, left.parts
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_no_order_of_events_breaks_a_cell(server: str, request: pytest.FixtureRequest):
+    loop = asyncio.new_event_loop()
+    client = client_of(request.getfixturevalue(server))
+    machine = type("Machine", (CellMachine,), {"client": client, "loop": loop})
+    try:
+        run_state_machine_as_test(machine, settings=SETTINGS)
+    finally:
+        loop.run_until_complete(client.aclose())
+        loop.close()
+
+
+SETTINGS = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
