@@ -12,8 +12,8 @@ hangover; chunks that come meanwhile are open audio of the next utterance. What 
 
 - The web client's silence detector sends its empty final just before the last audio (9.1 no. 5). So audio that comes
   soon after an empty final, during its hangover, joins that utterance, also when there was nothing else in it.
-- A cut too short to be an utterance waits for what follows and leads it; when nothing follows, the pause timer sends
-  it alone.
+- A cut too short to be an utterance waits half a second for what follows and leads it; when nothing follows, the
+  timer sends it alone.
 - Every cut has exactly one flag, since real nodes hoard audio that has none (9.2 no. 3): a cut by length counts as
   timed out, the end of the session as manual, because nothing follows that a node could wait for.
 - Silence, however long, ends nothing.
@@ -38,6 +38,10 @@ _FLAG: Final[dict[Reason, Flag]] = {
     "max_length": "is_timeout_triggered",
     "close": "is_manual_cut",
 }
+
+_MERGE_SECONDS = (
+    0.5  #: how long a cut that is too short waits for what it could lead; a spoken "yes" must not wait long
+)
 
 _OPUS_PACKET_MS = 20
 _OPUS_PACKETS_COUNTED = 16_384  # five minutes; counting on would only cost time
@@ -122,7 +126,7 @@ class Cutter:
         self._advance(now)
         gap = 0.0 if self._last_chunk is None else now - self._last_chunk
         self._last_chunk = now
-        if self._joins_pending(audio, is_final=is_final, now=now):
+        if self._joins_pending(audio, now):
             return
         if audio:
             self._open.add(audio, audio_duration_ms(audio, *self._format), now)
@@ -169,8 +173,8 @@ class Cutter:
             reason = "max_length"
         return reason
 
-    def _joins_pending(self, audio: bytes, *, is_final: bool, now: float) -> bool:
-        """Whether the chunk belongs to an utterance that an empty final has just ended."""
+    def _joins_pending(self, audio: bytes, now: float) -> bool:
+        """Whether the chunk belongs to an utterance that an empty final has just ended; a second final adds nothing."""
         if not self._pending or self._open.size:
             return False
         last = self._pending[-1]
@@ -178,8 +182,6 @@ class Cutter:
             return False
         if audio:
             last.audio.add(audio, audio_duration_ms(audio, *self._format), now)
-        elif not is_final:
-            return False
         if last.audio.size > self._settings.max_bytes:
             last.reason = "max_length"
             self._hurry(now)
@@ -195,9 +197,7 @@ class Cutter:
             self._hurry(now)
         edge = self._settings.edge_stabilization
         hangover_ms = {"manual": edge.hangover_manual_ms, "max_length": 0}.get(reason, edge.hangover_auto_ms)
-        due = now + hangover_ms / 1000
-        if self._pending:
-            due = max(due, self._pending[-1].due)
+        due = now + hangover_ms / 1000  # earlier cuts that are due later still leave first
         takes_until = now + self._settings.late_audio_ms / 1000 if takes_late else None
         self._pending.append(_Pending(self._open, reason, due, takes_until))
         self._open = _Audio()
@@ -231,7 +231,7 @@ class Cutter:
                 self._pending[0].audio = audio.lead(self._pending[0].audio)
             else:
                 self._open = audio.lead(self._open)
-                self._pause_ends = max(self._pause_ends or 0.0, self._open.heard_at + self._pause)
+                self._pause_ends = self._open.heard_at + min(self._pause, _MERGE_SECONDS)
             return
         padding = {"manual": edge.padding_manual_ms, "max_length": 0}.get(pending.reason, edge.padding_auto_ms)
         if not self._matured:

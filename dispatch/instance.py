@@ -35,6 +35,7 @@ from dispatch.store.client import RedisClient
 from dispatch.store.deadletters import DeadLetters
 from dispatch.store.inbox import Inbox
 from dispatch.store.presence import LifeSign, Presence
+from dispatch.store.script import Call
 from dispatch.store.server_check import check_server
 from dispatch.switchboard import Exchange
 
@@ -89,6 +90,7 @@ class Instance:
             self.id,
             clock=self.clock,
             hurry_seconds=config.scheduler.heartbeat_interval_seconds,
+            beside=_kept_beside,
         )
         core.on_data_loss.append(self.owner_keeper.hurry)
         self.inbox_reader = InboxReader(
@@ -107,7 +109,7 @@ class Instance:
             DueKeeper(core, self.courier, presence),
             UtteranceWatch(core, self.jobs, self.session_sockets),
             DirectoryKeeper(core, self.directory),
-            Pulse(self.clock, self.node_sockets, self.session_sockets),
+            Pulse(self.clock, self.node_sockets, self.session_sockets, isolated=lambda: self.presence_keeper.isolated),
         )
         self._inbox = inbox
         self._supervised: list[asyncio.Task[None]] = []
@@ -131,9 +133,10 @@ class Instance:
         log.info("instance_started", instance=self.id, boot=self.boot, phase2=self.config.scheduler.phase2.enabled)
 
     def takes_sockets(self) -> bool:
-        """False while draining, and when this instance has as many sockets as it may."""
+        """False while draining, cut off from Redis for long, or when this instance has as many sockets as it may."""
         open_here = len(self.node_sockets) + len(self.session_sockets)
-        return not self.draining and open_here < self.config.scheduler.limits.sockets_per_instance
+        alone = self.presence_keeper.barred or self.presence_keeper.isolated
+        return not self.draining and not alone and open_here < self.config.scheduler.limits.sockets_per_instance
 
     def problems(self) -> list[str]:
         """Why this instance is not ready for traffic; empty when it is."""
@@ -189,6 +192,8 @@ class Instance:
         await asyncio.gather(self.node_sockets.empty.wait(), self.session_sockets.empty.wait())
 
     async def _settled(self) -> None:
+        await self.sessions.quiet()
+        await self.nodes.quiet()
         await self.jobs.quiet()
         await self.courier.quiet()
         await self.inbox_reader.drained()
@@ -216,6 +221,11 @@ class _Sockets:
     def __iter__(self) -> Iterator[OwnedSocket]:
         yield from self._nodes
         yield from self._sessions
+
+
+def _kept_beside(socket: OwnedSocket) -> list[Call[Any]]:
+    """What is renewed together with a socket's owner record."""
+    return [socket.record()] if isinstance(socket, SessionLink) else []
 
 
 def _instance_id(configured: str) -> str:

@@ -155,7 +155,7 @@ def kind_tokens(
     """
     pairs = {(src, tgt)}
     if src == AUTO:
-        pairs |= {(candidate, tgt) for candidate in auto_langs if candidate not in (tgt, AUTO)}
+        pairs |= {(candidate, tgt) for candidate in auto_langs if candidate != tgt}
     tokens = {f"pair:{_checked(_LANGUAGE, a)}>{_checked(_LANGUAGE, b)}" for a, b in pairs}
     tokens |= {f"svc:{_checked(_NAME, name)}" for name in services}
     tokens |= {f"feat:{_checked(_NAME, name)}" for name in features}

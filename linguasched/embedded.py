@@ -225,10 +225,8 @@ def main(arguments: list[str]) -> int:
         return 0 if os.read(answered, 1) else 1
     os.close(answered)
     logging.basicConfig(level=logging.INFO, format="%(process)d:supervisor %(asctime)s %(message)s")
-    home, address = (
-        Path(),
-        Path(socket),
-    )  # relative: if somebody deletes the data directory, we touch no successor's files
+    home = Path()  # relative: if somebody deletes the data directory, we touch no file of a successor
+    address = Path(socket)
     with contextlib.ExitStack() as held:
         users = _opened(held, home / "users.lock")
         record = Record(program, its_version, socket, os.getpid())

@@ -13,12 +13,14 @@ import msgspec
 from dispatch.store.cells import Grant, HeldLease
 
 _SESSIONS_REMEMBERED = 4096  #: sessions whose highest index is kept, the latest ones
+_LEASES_REMEMBERED = 4096  #: leases that were sent or declined; an answer that is under way may still grant them
 
 
 class Entry(msgspec.Struct, kw_only=True):
     """One slot of the node."""
 
     lease: str
+    seq: int  #: in the node's sequence of leases
     job: str
     session: str
     index: int
@@ -40,7 +42,7 @@ class Gate(Enum):
 
     SEND = "send"
     HOLD = "hold"  #: an earlier lease of the sequence is still under way
-    KNOWN = "known"  #: already sent
+    KNOWN = "known"  #: sent or declined before
     OTHER_EPOCH = "other_epoch"  #: meant for another connection: dropped and counted
     FULL = "full"  #: the table knows of more than the cell does
     INDEX = "index"  #: the node has had a later utterance of this session
@@ -54,12 +56,18 @@ class LeaseTable:
         self.limit = limit
         self._ceiling = ceiling
         self._entries: dict[str, Entry] = {}
-        self._names: dict[str, Entry] = {}
+        self._names: dict[str, Entry] = {}  #: of the slots that the node has not answered
         self._next_seq = 1
         self._highest: OrderedDict[str, int] = OrderedDict()
+        self._decided: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def seq(self) -> int:
+        """The highest sequence that was dealt with."""
+        return self._next_seq - 1
 
     @property
     def working(self) -> bool:
@@ -67,9 +75,15 @@ class LeaseTable:
         return any(entry.state == "sent" for entry in self._entries.values())
 
     def adopt(self, leases: Iterable[HeldLease], over: Iterable[str], *, seq: int, first: bool, now: float) -> None:
-        """Take in what the cell holds for this node, before anything is sent; drop what it says is over."""
+        """Drop what the cell says is over; at the `first` answer take in what it holds, before anything is sent.
+
+        Later answers tell nothing new: what they hold and this table does not is on its way out (answered meanwhile) or
+        in (granted), and taking it in would hold a slot for nobody.
+        """
         for lease in over:
             self.end(lease)
+        if not first:
+            return
         for held in leases:
             if held.state == "granted" or held.lease in self._entries:
                 continue
@@ -77,6 +91,7 @@ class LeaseTable:
             self._add(
                 Entry(
                     lease=held.lease,
+                    seq=held.seq,
                     job=held.job,
                     session="",
                     index=-1,
@@ -85,32 +100,40 @@ class LeaseTable:
                     ceiling_at=now + left,
                 )
             )
-        if first:
-            granted = [held.seq for held in leases if held.state == "granted"]
-            self._next_seq = min(granted) if granted else seq + 1
+        granted = [held.seq for held in leases if held.state == "granted"]
+        self._next_seq = min(granted) if granted else seq + 1
 
     def offer(self, grant: Grant, *, patient: bool = True) -> Gate:
         """May this be sent now? With `patient` false a gap in the sequence is no longer waited for."""
         if grant.epoch != self.epoch:
             return Gate.OTHER_EPOCH
-        if grant.lease in self._entries:
+        if grant.lease in self._decided:
             return Gate.KNOWN
         if grant.seq > self._next_seq and patient:
             return Gate.HOLD
         if grant.index <= self._highest.get(grant.session, -1):
             return Gate.INDEX
-        if len(self._entries) >= self.limit:
+        # An answered slot is free at the node, though its cell may not have said so yet.
+        if len(self._names) >= self.limit:
             return Gate.FULL
         return Gate.SEND
 
-    def passed(self, grant: Grant) -> None:
-        """The sequence moves past this grant, sent or refused."""
+    def decline(self, grant: Grant) -> None:
+        """This grant is not sent, and never will be: the cell, told so, gives its slot away."""
+        self.forbid(grant.lease)
         self._next_seq = max(self._next_seq, grant.seq + 1)
+
+    def forbid(self, lease: str) -> None:
+        """A lease that was not sent and must not be any more, whenever its grant comes."""
+        self._decided[lease] = None
+        if len(self._decided) > _LEASES_REMEMBERED:
+            self._decided.popitem(last=False)
 
     def sent(self, grant: Grant, *, now: float) -> Entry:
         """Note a grant as sent."""
         entry = Entry(
             lease=grant.lease,
+            seq=grant.seq,
             job=grant.job,
             session=grant.session,
             index=grant.index,
@@ -119,7 +142,7 @@ class LeaseTable:
             ceiling_at=now + self._ceiling,
         )
         self._add(entry)
-        self.passed(grant)
+        self.decline(grant)  # once more
         self._highest[grant.session] = grant.index
         self._highest.move_to_end(grant.session)
         if len(self._highest) > _SESSIONS_REMEMBERED:
@@ -156,18 +179,24 @@ class LeaseTable:
             self.end(entry.lease)
         return late
 
-    def table(self, now: float) -> list[tuple[str, str, str, int]]:
-        """What `node_upsert` is told: (lease, job, sent|zombie, ms left to the ceiling)."""
+    def table(self, now: float) -> list[tuple[str, str, str, int, int]]:
+        """What `node_upsert` is told: (lease, job, sent|zombie, ms left to the ceiling, seq)."""
         return [
-            (entry.lease, entry.job, entry.state, max(1, round((entry.ceiling_at - now) * 1000)))
+            (entry.lease, entry.job, entry.state, max(1, round((entry.ceiling_at - now) * 1000)), entry.seq)
             for entry in self._entries.values()
         ]
 
     def leases_of(self, names: Iterable[str] | None) -> list[str] | bool:
-        """The leases behind job ids that the node reports; False when it reports none."""
+        """The leases behind job ids that the node reports; False when it does not report.
+
+        An answered one counts as reported, since its answer is still on the way to the cell.
+        """
         if names is None:
             return False
-        return [entry.lease for name in names if (entry := self._names.get(name))]
+        reported = set(names)
+        return [
+            entry.lease for entry in self._entries.values() if entry.name in reported or entry.name not in self._names
+        ]
 
     def _add(self, entry: Entry) -> None:
         self._entries[entry.lease] = entry

@@ -67,9 +67,10 @@ class UtteranceTable(Generic[Frame]):
         known, failed = self._ended.get(index, (None, False))
         if known is not None and known != fingerprint:
             return Claim.COLLIDES
-        if known is not None and not (retry and failed):
+        if known is not None and (index in self._waiting or not (retry and failed)):
             return Claim.REPEATED
-        return Claim.TOO_MANY if len(self._open) >= self._limit else Claim.NEW
+        # Ends that wait for their turn count as well: they are results in memory.
+        return Claim.TOO_MANY if len(self._open) + len(self._waiting) >= self._limit else Claim.NEW
 
     def begin(self, utterance: Utterance) -> None:
         """Accept it; from now on it gets exactly one end."""

@@ -59,7 +59,7 @@ class SocketConsumer(AsyncConsumer):
             if not refused:
                 self.outbox.gone()
                 metrics.sockets_closed.labels(self.kind).inc()
-                await self.left()
+                self.left()
 
     async def _frame(self, data: str | bytes) -> None:
         if len(data) > self.frame_limit():
@@ -99,6 +99,6 @@ class SocketConsumer(AsyncConsumer):
         """Handle one frame; `InvalidFrame` when it cannot be understood."""
         raise NotImplementedError
 
-    async def left(self) -> None:
+    def left(self) -> None:
         """The socket is closed."""
         raise NotImplementedError

@@ -55,7 +55,7 @@ class NodeConsumer(SocketConsumer):
 
     async def _register(self, frame: NodeRegister) -> None:
         if self.link is not None:
-            await self.instance.nodes.leave(self.link)
+            self.instance.nodes.leave(self.link)
             self.link = None
         link = await self.instance.nodes.register(frame, self.outbox)
         if isinstance(link, ErrorFrame):
@@ -66,9 +66,9 @@ class NodeConsumer(SocketConsumer):
         self.link = link
         self.instance.nodes.welcome(link)
 
-    async def left(self) -> None:
+    def left(self) -> None:
         if self.link is not None:
-            await self.instance.nodes.leave(self.link)
+            self.instance.nodes.leave(self.link)
 
     def buffer_limit(self) -> int:
         return self.instance.config.scheduler.limits.node_buffer_bytes

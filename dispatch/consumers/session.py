@@ -27,7 +27,7 @@ class SessionConsumer(SocketConsumer):
         match frame := decode_session(data):
             case SessionInit():
                 if self.link is not None:
-                    await self.instance.sessions.leave(self.link)
+                    self.instance.sessions.leave(self.link)
                 self.link = await self.instance.sessions.begin(frame, self.outbox)
             case _ if self.link is None:
                 raise InvalidFrame("send session_init first")
@@ -46,14 +46,14 @@ class SessionConsumer(SocketConsumer):
                 self.link.played(frame)
             case SessionClose():
                 link, self.link = self.link, None
-                await self.instance.sessions.leave(link)
+                self.instance.sessions.leave(link)
                 link.goodbye()
             case _:
                 assert_never(frame)
 
-    async def left(self) -> None:
+    def left(self) -> None:
         if self.link is not None:
-            await self.instance.sessions.leave(self.link)
+            self.instance.sessions.leave(self.link)
 
     def trace_id(self) -> str | None:
         return self.link.trace_id if self.link is not None else None

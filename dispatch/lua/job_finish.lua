@@ -62,6 +62,7 @@ elseif held and job.zombies[lease] then
   keep_job(id, job)
 end
 
+if word == "stale_lease" then tell_attempt(job) end
 if node then
   serve(node_id)
   tell_unsent(node_id, node)

@@ -26,7 +26,10 @@ end
 
 local earlier = job_of(id)
 if earlier then
-  if earlier.gen >= gen then return state_of(earlier) end
+  if earlier.gen >= gen then
+    tell_attempt(earlier)
+    return state_of(earlier)
+  end
   dequeue(id, earlier)
   if earlier.lease ~= "" then bury_lease(id, earlier) end
 end

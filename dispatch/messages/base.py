@@ -109,6 +109,8 @@ def decoder(union: Any) -> Callable[[bytes | str], Any]:
 def audio_bytes(base64: str, *, field: str) -> bytes:
     """Decodes standard base64 with padding; `InvalidFrame` names the field when it is something else."""
     try:
+        if len(base64) % 4:  # strict mode lets "AAAA=" pass
+            raise ValueError(len(base64))
         return binascii.a2b_base64(base64, strict_mode=True)
     except ValueError as error:
         raise InvalidFrame(f"Expected standard base64 with padding - at `$.{field}`") from error

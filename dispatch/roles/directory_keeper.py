@@ -1,12 +1,13 @@
 """Keeps level 1's figures fresh: once a second, the classes of every cell and how many of their nodes are free.
 
-Also keeps the shared list of cells, by which a new incarnation anywhere is known everywhere within a second.
+Also keeps the shared list of cells, by which a new incarnation anywhere is known everywhere within a second, and the
+list of the nodes' last beats.
 """
 
 from dispatch.placement import CellFigures, Directory
 from dispatch.roles.base import Role
 from dispatch.service.core import Core
-from dispatch.store.client import command
+from dispatch.store.client import command, mapping
 
 
 class DirectoryKeeper(Role):
@@ -23,6 +24,14 @@ class DirectoryKeeper(Role):
         await self._core.publish_cells()
         for cell in list(self._core.incarnations):
             await self._read(cell)
+        await self._forget()
+
+    async def _forget(self) -> None:
+        """Take nodes that nobody has seen for long off the list of last beats."""
+        patience = self._core.config.scheduler.phase2.node_snapshot.remove_stale_after_seconds
+        if patience:
+            before = self._core.clock.wall_ms() - patience * 1000
+            await self._core.client.run(command("ZREMRANGEBYSCORE", self._core.keys.nodes_last_seen, "-inf", before))
 
     async def _read(self, cell: str) -> None:
         keys = self._core.keys.cell(cell)
@@ -38,7 +47,7 @@ class DirectoryKeeper(Role):
             found = await self._core.client.run(command("HMGET", keys["classes"], *unknown))
             tokens = tokens | {each: text.decode() for each, text in zip(unknown, found, strict=True) if text}
         classes = {each: tokens[each] for each in present if each in tokens}
-        free = {each.decode(): int(count) for each, count in counts.items() if each}
+        free = {each: int(count) for each, count in mapping(counts).items() if each}
         if known is not None and known.classes.keys() == classes.keys():
             classes = known.classes
         self._directory.cells[cell] = CellFigures(classes, free)

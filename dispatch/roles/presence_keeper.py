@@ -83,7 +83,7 @@ class PresenceKeeper(Role):
             IdentityTaken: another living process uses this instance id.
             DependencyDown: Redis does not answer.
         """
-        ends = self.clock.monotonic() + self._ttl
+        ends = self.clock.monotonic() + 1.5 * self._ttl  # later, only a life sign without a TTL is still there
         left_before: int | None = None
         while True:
             asked = self.clock.monotonic()

@@ -4,7 +4,7 @@ A node that owes an answer is pinged every 0.6 s and given up after two unanswer
 slices, so that ten thousand idle sockets cost no burst. Any byte received is life.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from dispatch import metrics
@@ -18,6 +18,7 @@ from dispatch.switchboard import Exchange
 _BUSY_SECONDS = 0.6
 _IDLE_SECONDS = 20.0
 _MISSED = 2
+_TRY_AGAIN = 1013  #: close code: another instance may serve
 
 
 class _Link(Protocol):
@@ -30,32 +31,47 @@ class Pulse(Role):
 
     name = "pulse"
 
-    def __init__(self, clock: Clock, nodes: "Exchange[NodeLink]", sessions: Iterable[_Link]) -> None:
+    def __init__(
+        self, clock: Clock, nodes: "Exchange[NodeLink]", sessions: Iterable[_Link], *, isolated: Callable[[], bool]
+    ) -> None:
         super().__init__(clock, _BUSY_SECONDS)
         self._nodes = nodes
         self._sessions = sessions
+        self._isolated = isolated
         self._round: list[Outbox] = []
         self._slice = 1
-        self._busy: set[Outbox] = set()
+        self._began = -_IDLE_SECONDS  # when the round of everybody began
+        self._pinged: dict[Outbox, int] = {}  # busy nodes: in how many turns before this one, without a break
+        self._turned = clock.monotonic()
 
     async def turn(self) -> None:
         now = self.clock.monotonic()
-        busy: set[Outbox] = set()
+        # A turn that comes late stands before what came meanwhile is read: silence proves nothing then.
+        late = now - self._turned > 2 * _BUSY_SECONDS
+        pinged = {} if late else self._pinged
+        self._turned = now
+        if self._isolated():
+            # Cut off from Redis for so long, this instance helps nobody: peers are better off elsewhere (DESIGN 5).
+            for link in (*self._nodes, *self._sessions):
+                link.outbox.close(_TRY_AGAIN, "this instance is cut off")
+        busy: dict[Outbox, int] = {}
         for link in self._nodes:
             link.look(now)
             if link.table.working:
-                busy.add(link.outbox)
-                # Only a node that was pinged in the last turn can have missed it.
-                quiet = _MISSED * _BUSY_SECONDS if link.outbox in self._busy else None
+                times = pinged.get(link.outbox, 0)
+                busy[link.outbox] = times + 1
+                # Until then it may have been silent for long because nobody asked.
+                quiet = _MISSED * _BUSY_SECONDS if times >= _MISSED else None
                 self._feel(link.outbox, now, quiet, "node")
-        self._busy = busy
-        if not self._round:
+        self._pinged = busy
+        if not self._round and now - self._began >= _IDLE_SECONDS:
+            self._began = now
             self._round = [link.outbox for link in self._sessions] + [link.outbox for link in self._nodes]
             self._slice = max(1, round(len(self._round) * _BUSY_SECONDS / _IDLE_SECONDS))
         for _ in range(min(self._slice, len(self._round))):
             outbox = self._round.pop()
             if outbox not in busy:
-                self._feel(outbox, now, (_MISSED + 0.5) * _IDLE_SECONDS, "idle")
+                self._feel(outbox, now, None if late else (_MISSED + 0.5) * _IDLE_SECONDS, "idle")
 
     def _feel(self, outbox: Outbox, now: float, quiet: float | None, kind: str) -> None:
         if outbox.closed:

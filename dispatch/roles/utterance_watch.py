@@ -36,16 +36,21 @@ class UtteranceWatch(Role):
             link.overdue(now)
             for utterance in link.unsettled(now):
                 asked[utterance.cell].append((link, utterance))
-        for cell, pairs in asked.items():
-            for start in range(0, len(pairs), _PAGE):
-                await self._ask(cell, pairs[start : start + _PAGE])
+        pages = [
+            (cell, pairs[start : start + _PAGE])
+            for cell, pairs in asked.items()
+            for start in range(0, len(pairs), _PAGE)
+        ]
+        for number, (cell, pairs) in enumerate(pages):
+            try:
+                await self._ask(cell, pairs)
+            except DependencyDown:
+                # Nobody else is asked about now: each would wait as long, and deadlines have to be kept.
+                for link, utterance in (pair for _, rest in pages[number:] for pair in rest):
+                    link.untold(utterance)
+                raise
 
     async def _ask(self, cell: str, pairs: list[tuple[SessionLink, Utterance]]) -> None:
-        try:
-            views = await self._jobs.states(cell, [utterance.job for _, utterance in pairs])
-        except DependencyDown:
-            for link, utterance in pairs:
-                link.untold(utterance)
-            raise
+        views = await self._jobs.states(cell, [utterance.job for _, utterance in pairs])
         for (link, utterance), view in zip(pairs, views, strict=True):
             link.told(utterance, view)

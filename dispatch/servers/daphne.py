@@ -46,10 +46,12 @@ class DaphnePort:
             self._protocol.sendCloseFrame(code=code, reasonUtf8=fitting(reason).encode())
 
     def abort(self) -> None:
+        transport = self._protocol.transport
         # Twisted's TLS can be aborted only once.
-        if not self._aborted and not self._protocol.transport.disconnected:
+        if not self._aborted and not transport.disconnected:
             self._aborted = True
-            self._protocol.transport.abortConnection()
+            transport.abortConnection()
+        discard(transport)
 
 
 def port_of(send: Send) -> DaphnePort | None:
@@ -65,11 +67,27 @@ def buffered(transport: Any) -> int:
     """Bytes that a Twisted transport holds: TCP and unix sockets, with or without TLS around them."""
     if transport.disconnected:
         return 0
-    if not hasattr(transport, "dataBuffer"):  # TLS wraps the transport that has the socket
+    if _is_tls(transport):
         aggregated = getattr(transport._aggregator, "_buffer", ())
         return sum(map(len, (*transport._appSendBuffer, *aggregated))) + buffered(transport.transport)
     waiting: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
     return waiting
+
+
+def discard(transport: Any) -> None:
+    """Free what a dead Twisted transport holds: it is part of reference cycles, which live until the next full GC."""
+    if _is_tls(transport):
+        transport._appSendBuffer = []
+        transport = transport.transport
+    transport.dataBuffer = b""
+    transport.offset = 0
+    transport._tempDataBuffer = []
+    transport._tempDataLen = 0
+
+
+def _is_tls(transport: Any) -> bool:
+    """Whether this is TLS around the transport that has the socket."""
+    return "transport" in vars(transport)
 
 
 def raise_limits(max_frame_bytes: int) -> None:

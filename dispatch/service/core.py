@@ -13,7 +13,7 @@ from dispatch.clock import Clock
 from dispatch.conf import Config
 from dispatch.keys import Keys
 from dispatch.store.cells import Answer, Cells, Rules
-from dispatch.store.client import RedisClient, command
+from dispatch.store.client import RedisClient, command, mapping
 from dispatch.store.owners import Owners
 from dispatch.store.payloads import Payloads
 from dispatch.store.requests import Requests
@@ -85,8 +85,7 @@ class Core:
 
     async def publish_cells(self) -> None:
         """Put our cells into the shared list, and learn of new ones and of new incarnations."""
-        listed = await self.client.run(command("HGETALL", self.keys.cells))
-        there = {name.decode(): value.decode() for name, value in listed.items()}
+        there = mapping(await self.client.run(command("HGETALL", self.keys.cells)))
         for cell, incarnation in there.items():
             # Incarnations are times: an older one in the list is a late writer's, a newer one is data loss.
             if int(incarnation) > int(self.incarnations.get(cell, 0)):

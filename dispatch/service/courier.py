@@ -23,6 +23,7 @@ from dispatch.switchboard import Lookup
 
 log = structlog.get_logger(__name__)
 _PARTIAL_SECONDS = 5.0  #: older partials are of no use
+_ASSIGN_SECONDS = 5.0  #: above any difference of two machines' clocks; the cell itself waits only `unsent_ms`
 _grant_encoder = msgspec.msgpack.Encoder().encode
 _grant_decoder = msgspec.msgpack.Decoder(Grant).decode
 
@@ -79,7 +80,7 @@ class Courier:
             lease=grant.lease,
             epoch=grant.epoch,
             payload=pack_grant(grant, body),
-            seconds=self._core.config.scheduler.job_timeout.unsent_ms / 1000,
+            seconds=_ASSIGN_SECONDS,
         )
 
     def _cancel(self, cancel: Cancel) -> None:

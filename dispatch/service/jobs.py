@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import structlog
 
 from dispatch import metrics
@@ -28,6 +29,17 @@ _AGAIN_SECONDS = 0.5
 _ORPHAN_MS = 60_000  #: how long after its deadline a waiting job is dropped by the cell itself
 
 
+class _Released(msgspec.Struct, frozen=True):
+    """What has to be told about an utterance that is over; not its speech, since Redis may be silent for long."""
+
+    session: str
+    index: int
+    target: str
+    job: str
+    cell: str
+    lease: str
+
+
 class Jobs:
     """What dispatch can do with jobs."""
 
@@ -35,7 +47,7 @@ class Jobs:
         self._core = core
         self._courier = courier
         self._directory = directory
-        self._released: list[tuple[str, Utterance, str]] = []
+        self._released: list[_Released] = []
         self._releasing: asyncio.Task[None] | None = None
         self._cancelling: set[asyncio.Task[None]] = set()
 
@@ -46,6 +58,8 @@ class Jobs:
             DependencyDown: unknown whether it was taken in; submit again.
         """
         core, began = self._core, self._core.clock.monotonic()
+        if not core.fresh():
+            raise DependencyDown("our own presence is in doubt, so no lease is taken now")
         choice = self._directory.choose(utterance.kind)
         ttl = core.payload_ttl_ms
         binding, *_ = await core.client.flush(
@@ -132,7 +146,9 @@ class Jobs:
 
     def release(self, session: str, utterance: Utterance, lease: str = "") -> None:
         """The session has the end of this utterance: its record shrinks, its speech and the answer of `lease` go."""
-        self._released.append((session, utterance, lease))
+        self._released.append(
+            _Released(session, utterance.index, utterance.target, utterance.job, utterance.cell, lease)
+        )
         if self._releasing is None or self._releasing.done():
             self._releasing = asyncio.get_running_loop().create_task(self._release())
 
@@ -147,16 +163,16 @@ class Jobs:
                 self._released[:0] = batch
                 await asyncio.sleep(_AGAIN_SECONDS)
 
-    def _release_calls(self, batch: Iterable[tuple[str, Utterance, str]]) -> list[Call[Any]]:
+    def _release_calls(self, batch: Iterable[_Released]) -> list[Call[Any]]:
         core = self._core
         by_cell: dict[str, list[str]] = defaultdict(list)
         by_session: dict[str, list[tuple[int, str]]] = defaultdict(list)
         calls: list[Call[Any]] = []
-        for session, utterance, lease in batch:
-            if utterance.cell:
-                by_cell[utterance.cell].append(utterance.job)
-            by_session[session].append((utterance.index, utterance.target))
-            calls.append(core.payloads.drop(utterance.job, lease))
+        for over in batch:
+            if over.cell:
+                by_cell[over.cell].append(over.job)
+            by_session[over.session].append((over.index, over.target))
+            calls.append(core.payloads.drop(over.job, over.lease))
         calls += [core.cells.release(cell, jobs) for cell, jobs in by_cell.items()]
         calls += [core.sessions.settle(session, entries) for session, entries in by_session.items()]
         return calls

@@ -16,7 +16,7 @@ import structlog
 from dispatch import languages, metrics
 from dispatch.connections.health import CORE, Health, is_healthy
 from dispatch.connections.node import Entry, Gate, LeaseTable
-from dispatch.errors import DependencyDown
+from dispatch.errors import BrokenScript, DependencyDown
 from dispatch.messages.base import ErrorFrame, encode
 from dispatch.messages.capabilities import Capabilities, refusal
 from dispatch.messages.codes import RETRYABLE_ELSEWHERE, ErrorCode
@@ -44,7 +44,7 @@ from dispatch.switchboard import Exchange
 
 log = structlog.get_logger(__name__)
 
-_REPORT_SECONDS = 0.02  #: how long reports wait for the answer that makes them needless
+_REPORT_SECONDS = 0.1  #: how long reports wait for the answer that makes them needless; well within `unsent_ms`
 _GAP_SECONDS = 0.1  #: how long an assignment waits for the one before it (DESIGN 3)
 _AGAIN_SECONDS = 0.2  #: between two tries while Redis does not answer
 
@@ -83,13 +83,17 @@ class NodeLink:
         self._usage_running = 0
         self._known: tuple[str, ...] | None = None
         self._assign_seq = 0
+        self._beat_wanted = False
+        self._beating: asyncio.Task[None] | None = None
         self._tokens = languages.class_tokens(capabilities, ready=False)
         self._pushed = False
+        self._early: list[tuple[JobResult, bytes]] = []  # answers that came before the first push was answered
         self._gone = False
         self._draining = False
         self.empty = asyncio.Event()  #: set while the node owes no answer
         self.empty.set()
         self._queue: list[tuple[int, int, Grant, str | None, float]] = []
+        self._at_gate: Grant | None = None  # out of the queue, while its body is fetched
         self._order = itertools.count()
         self._more = asyncio.Event()
         self._pumping: asyncio.Task[None] | None = None
@@ -115,7 +119,8 @@ class NodeLink:
         """
         while not self._gone:
             try:
-                answer = await self._ask(self._core.cells.upsert(self.cell, self.node, self._spec()))
+                listed = Call(("SADD", self._core.keys.nodes_all, self.node), int)
+                answer = await self._ask(self._core.cells.upsert(self.cell, self.node, self._spec()), listed)
             except DependencyDown:
                 await asyncio.sleep(_AGAIN_SECONDS)
                 continue
@@ -129,10 +134,15 @@ class NodeLink:
             )
             self._pushed = True
             self._courier.pass_on(answer.news)
+            early, self._early = self._early, []
+            for frame, raw in early:
+                self.result(frame, raw)
+            if self._beat_wanted:
+                self._tell_beat()
             return
 
     async def _claim_above(self, epoch: int) -> bool:
-        """The cell knows a higher epoch: whoever still owns the key claims again above it, else another has taken over."""
+        """The cell knows a higher epoch: who still owns the key claims again above it, else another has taken over."""
         core = self._core
         try:
             renewed = await core.client.run(
@@ -156,6 +166,7 @@ class NodeLink:
             "limit": self.table.limit,
             **self._class(),
             "acks": self._acks,
+            "seq": self.table.seq,
             "table": self.table.table(self._core.clock.monotonic()),
             "known": self.table.leases_of(self._known),
         }
@@ -198,32 +209,45 @@ class NodeLink:
         self._usage_running = frame.resource_usage.running_jobs
         self._known = frame.running_job_ids
         self._assign_seq = frame.assign_seq or 0
-        self._spawn(self._beat())
+        self._tell_beat()
+
+    def _tell_beat(self) -> None:
+        """Tell the cell; while a beat is being told, once more afterwards, with what is true by then.
+
+        Before the cell has answered the first push it is not told: a beat that overtook the push would be lost.
+        """
+        self._beat_wanted = True
+        if self._pushed and (self._beating is None or self._beating.done()):
+            self._beating = asyncio.get_running_loop().create_task(self._beats())
+
+    async def _beats(self) -> None:
+        while self._beat_wanted and not self._gone:
+            self._beat_wanted = False
+            try:
+                await self._beat()
+            except DependencyDown:
+                # The class of a node must not stay behind its health.
+                self._beat_wanted = True
+                await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _beat(self) -> None:
         core = self._core
+        epoch = self.table.epoch
         beat = {
-            "epoch": self.table.epoch,
+            "epoch": epoch,
             **self._class(),
             "running": self._usage_running,
             "seq": self._assign_seq,
             "known": self.table.leases_of(self._known),
         }
         seen = core.keys.nodes_last_seen
-        try:
-            answer = await self._ask(
-                core.cells.beat(self.cell, self.node, beat), Call(("ZADD", seen, core.clock.wall_ms(), self.node), int)
-            )
-        except DependencyDown:
-            # The class of a node must not stay behind its health: this beat is told again.
-            await asyncio.sleep(_AGAIN_SECONDS)
-            if not self._gone:
-                self._spawn(self._beat())
-            return
+        answer = await self._ask(
+            core.cells.beat(self.cell, self.node, beat), Call(("ZADD", seen, core.clock.wall_ms(), self.node), int)
+        )
         if answer.word == "missing":
             await self.push()
         elif answer.word == "fenced":
-            await self._fence_if_lower(answer.body)
+            await self._stands_above(answer.body, epoch)
         else:
             self._courier.pass_on(answer.news)
             for zombie in answer.body or ():
@@ -237,6 +261,7 @@ class NodeLink:
             self._spawn(self.push())
         for entry in self.table.past_ceiling(now):
             log.warning("lease_ceiling_passed", node=self.node, job=entry.job, lease=entry.lease)
+        self._note_work()
 
     def _tell_status(self) -> None:
         log.info("node_status", node=self.node, status=self.health.status, reason=self.health.reason)
@@ -257,7 +282,11 @@ class NodeLink:
         """A lease for this node, with the assignment's members when they are at hand. Sent in the order of `seq`."""
         if self._gone:
             return
-        heapq.heappush(self._queue, (grant.seq, next(self._order), grant, body, self._core.clock.monotonic()))
+        now = self._core.clock.monotonic()
+        if body is not None and self._pushed and not self._queue and self.table.offer(grant) is Gate.SEND:
+            self._assign(grant, body, now)
+            return
+        heapq.heappush(self._queue, (grant.seq, next(self._order), grant, body, now))
         self._more.set()
         if self._pumping is None or self._pumping.done():
             self._pumping = asyncio.get_running_loop().create_task(self._pump())
@@ -272,11 +301,21 @@ class NodeLink:
                 await self._wait_for_more(_GAP_SECONDS - waited if self._pushed else _GAP_SECONDS)
                 continue
             heapq.heappop(self._queue)
+            if gate is Gate.SEND and body is None:
+                self._at_gate = grant
+                body = await self._stored_body(grant)
+                self._at_gate = None
+                gate = self.table.offer(grant, patient=False)  # stopped meanwhile, or closed?
             if gate is Gate.SEND:
-                await self._assign(grant, body, came)
+                if body is None:
+                    self._refuse(grant, "payload")
+                else:
+                    self._assign(grant, body, came)
             elif gate is Gate.OTHER_EPOCH:
                 metrics.assignments.labels("other_epoch").inc()
-            elif gate is not Gate.KNOWN:
+            elif gate is Gate.KNOWN:
+                self.table.decline(grant)  # the sequence moves past it, also when it was stopped before it came
+            else:
                 self._refuse(grant, gate.value)
 
     async def _wait_for_more(self, seconds: float) -> None:
@@ -286,17 +325,16 @@ class NodeLink:
         except TimeoutError:
             return
 
-    async def _assign(self, grant: Grant, body: str | None, came: float) -> None:
+    async def _stored_body(self, grant: Grant) -> str | None:
+        """The assignment's members from Redis; None when they are gone or Redis does not answer."""
+        try:
+            stored = await self._core.client.run(self._core.payloads.get_payload(grant.job))
+        except DependencyDown:
+            return None
+        return None if stored is None else stored.decode()
+
+    def _assign(self, grant: Grant, body: str, came: float) -> None:
         core = self._core
-        if body is None:
-            try:
-                stored = await core.client.run(core.payloads.get_payload(grant.job))
-            except DependencyDown:
-                stored = None
-            if stored is None:
-                self._refuse(grant, "payload")
-                return
-            body = stored.decode()
         # After this time another instance may have given the job away; before it, only a sure presence may send.
         late = core.clock.monotonic() - came > core.config.scheduler.job_timeout.unsent_ms / 1000
         if late or not core.fresh():
@@ -311,7 +349,7 @@ class NodeLink:
 
     def _refuse(self, grant: Grant, reason: str) -> None:
         """The second gate says no: the lease ends unsent, and the job goes elsewhere."""
-        self.table.passed(grant)
+        self.table.decline(grant)
         metrics.assignments.labels(reason).inc()
         if reason == "full":
             # The cell knows less than we do: hand it the table back first, so that it does not grant this slot again.
@@ -328,18 +366,23 @@ class NodeLink:
     def stop(self, lease: str, job: str, reason: str) -> None:
         """Tell the node to give this attempt up; its slot stays held until it answers."""
         self.table.bury(lease)
+        self._note_work()
         entry = self.table.get(lease)
         if entry is None:
             waiting = any(queued[2].lease == lease for queued in self._queue)
-            self._queue = [queued for queued in self._queue if queued[2].lease != lease]
-            heapq.heapify(self._queue)
             if waiting or self._pushed:
-                # Never sent by this connection, which alone may say so.
+                # Never sent by this connection, which alone may say so, and keeps its word when the grant comes later.
+                self.table.forbid(lease)
                 self._events.append((job, lease, "not_sent", "cancelled"))
                 self._report_soon()
         elif not entry.told_to_stop and self._core.config.scheduler.job_timeout.send_cancel:
             entry.told_to_stop = True
             self.outbox.put(encode(JobCancel(job_id=entry.name, reason=reason.lower())))
+
+    def _note_work(self) -> None:
+        """Keep `empty` true to the table."""
+        if not self.table.working:
+            self.empty.set()
 
     # --- answers in -----------------------------------------------------------------------------------------------
 
@@ -366,6 +409,10 @@ class NodeLink:
     def result(self, frame: JobResult, raw: bytes) -> None:
         """The end of an attempt, by the lease that the job id names; whose it is, this table knows, not the frame."""
         entry = self.table.named(frame.job_id)
+        if entry is None and not self._pushed and len(self._early) < self.table.limit:
+            # A node that has come back may answer at once, before the cell has told what it holds from earlier.
+            self._early.append((frame, raw))
+            return
         if entry is None:
             metrics.node_answers.labels("unknown").inc()
             log.info("result_of_no_lease", node=self.node)
@@ -388,25 +435,33 @@ class NodeLink:
             "retry": duplicate or code in RETRYABLE_ELSEWHERE,
             "acked": entry.acked,
         }
-        finish = core.cells.finish(
-            self.cell, entry.job, node=self.node, epoch=self.table.epoch, lease=entry.lease, ending=ending
-        )
         ref = ""
         before: tuple[Call[Any], ...] = ()
         if not self._courier.is_local(entry.session):
             ref = core.keys.result(entry.job, entry.lease)
             before = (core.payloads.put_result(entry.job, entry.lease, raw, ttl_ms=core.payload_ttl_ms),)
+        pushed = False
         while True:
+            epoch = self.table.epoch
+            finish = core.cells.finish(
+                self.cell, entry.job, node=self.node, epoch=epoch, lease=entry.lease, ending=ending
+            )
             try:
                 answer = await self._ask(finish, *before)
-                break
             except DependencyDown:
                 if self._gone and core.clock.monotonic() > entry.ceiling_at:
                     return
                 await asyncio.sleep(_AGAIN_SECONDS)
+                continue
+            if answer.word == "missing" and not pushed:
+                # Redis has lost the job, and perhaps this node is pushed just now with a slot held for it: once the
+                # cell surely holds it, it can be freed.
+                await self.push()
+                pushed = True
+            elif answer.word != "fenced" or not await self._stands_above(answer.body, epoch):
+                break
         self.table.end(entry.lease)
-        if not self.table.working:
-            self.empty.set()
+        self._note_work()
         metrics.node_answers.labels(answer.word).inc()
         self._courier.pass_on(answer.news)
         if answer.word in ("applied", "already"):
@@ -414,8 +469,17 @@ class NodeLink:
             self._courier.answer(
                 job=entry.job, lease=entry.lease, session=session, origin=origin, result=frame, raw=raw, ref=ref
             )
-        elif answer.word == "fenced":
-            await self._fence_if_lower(answer.body)
+        elif answer.word == "missing" and entry.session and ending["outcome"] == "ok":
+            # Its session's connection decides, and need not wait until the work is done a second time.
+            self._courier.answer(
+                job=entry.job,
+                lease=entry.lease,
+                session=entry.session,
+                origin=entry.origin,
+                result=frame,
+                raw=raw,
+                ref=ref,
+            )
 
     # --- reports to the cell --------------------------------------------------------------------------------------
 
@@ -428,36 +492,44 @@ class NodeLink:
         """Tell the cell what was sent and what the node said, in one go each; whatever got no answer is told again."""
         sent, self._sent = self._sent, []
         events, self._events = self._events, []
-        core = self._core
+        cells, epoch = self._core.cells, self.table.epoch
         try:
             if sent:
-                await self._told(core.cells.sent(self.cell, self.node, epoch=self.table.epoch, leases=sent))
+                await self._told(cells.sent(self.cell, self.node, epoch=epoch, leases=sent), epoch)
                 sent = []
             if events:
-                await self._told(core.cells.event(self.cell, self.node, epoch=self.table.epoch, events=events))
+                await self._told(cells.event(self.cell, self.node, epoch=epoch, events=events), epoch)
                 events = []
         except DependencyDown:
             await asyncio.sleep(_AGAIN_SECONDS)
+        except BrokenScript as error:
+            # Told again it would break again, and with it whatever else this link has to say. Due steps make up for it.
+            log.error("report_not_taken", node=self.node, sent=len(sent), events=len(events), problem=str(error))
+            sent, events = [], []
         self._sent[:0] = [lease for lease in sent if self.table.get(lease)]
         self._events[:0] = events
         self._reporting = False
         if (self._sent or self._events) and not self._gone:
             self._report_soon()
 
-    async def _told(self, call: Call[Answer[Any]]) -> None:
+    async def _told(self, call: Call[Answer[Any]], epoch: int) -> None:
         answer = await self._ask(call)
         self._courier.pass_on(answer.news)
         if answer.word == "missing":
             await self.push()
         elif answer.word == "fenced":
-            await self._fence_if_lower(answer.body)
+            await self._stands_above(answer.body, epoch)
 
     # --- the end --------------------------------------------------------------------------------------------------
 
-    async def _fence_if_lower(self, body: Any) -> None:
-        """A cell that refuses tells its epoch; a connection that still owns the key claims above it, else it ends."""
-        if body and body[0] > self.table.epoch and await self._claim_above(body[0]):
+    async def _stands_above(self, body: Any, epoch: int) -> bool:
+        """A cell that refuses our `epoch` tells its own; who still owns the key claims above it, else the link ends.
+
+        True when this connection goes on under a higher epoch than it has asked with.
+        """
+        if body and body[0] > self.table.epoch and not self._gone and await self._claim_above(body[0]):
             await self.push()
+        return self.table.epoch > epoch
 
     def fenced(self) -> None:
         """Another connection of this node has taken over: change nothing any more, and close."""
@@ -475,6 +547,9 @@ class NodeLink:
             return
         core = self._core
         unsent = [queued[2].lease for queued in self._queue]
+        if self._at_gate is not None:
+            self.table.forbid(self._at_gate.lease)
+            unsent.append(self._at_gate.lease)
         while True:
             try:
                 answer = await self._ask(core.cells.remove(self.cell, self.node, epoch=self.table.epoch, unsent=unsent))
@@ -494,7 +569,7 @@ class Nodes:
         self._core = core
         self._courier = courier
         self._exchange = exchange
-        self._pushing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         core.on_data_loss.append(self.push_all)
 
     async def register(self, frame: NodeRegister, outbox: Outbox) -> NodeLink | ErrorFrame:
@@ -511,10 +586,7 @@ class Nodes:
         )
         key = core.keys.node_owner(node)
         try:
-            claimed, _ = await core.client.flush(
-                core.owners.claim(key, instance=core.instance), Call(("SADD", core.keys.nodes_all, node), int)
-            )
-            epoch = claimed.epoch
+            epoch = (await core.client.run(core.owners.claim(key, instance=core.instance))).epoch
         except DependencyDown:
             # Epochs are times; the owner keeper writes this one down, unless a higher one is there.
             epoch = core.clock.wall_ms() * 1000
@@ -529,19 +601,25 @@ class Nodes:
     def welcome(self, link: NodeLink) -> None:
         """Acknowledge the registration; only then may assignments go out (PROTOCOL 9.2 no. 9)."""
         link.outbox.put(encode(NodeRegisterAck(node_id=link.node, message="registered", status=link.health.status)))
-        self._push(link)
+        self._spawn(link.push())
 
-    async def leave(self, link: NodeLink) -> None:
-        """The link's socket is closed, or registers anew."""
+    def leave(self, link: NodeLink) -> None:
+        """The link's socket is closed, or registers anew. The cell is told by a task of our own: servers end a
+        connection's task soon after its disconnect, and Redis may be silent for longer."""
         self._exchange.unplug(link.node, link)
-        await link.closed()
+        self._spawn(link.closed())
+
+    async def quiet(self) -> None:
+        """Waits until every link that left is told to its cell."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     def push_all(self) -> None:
         """Redis has lost its data: every node here is put in again, at once."""
         for link in self._exchange:
-            self._push(link)
+            self._spawn(link.push())
 
-    def _push(self, link: NodeLink) -> None:
-        task = asyncio.get_running_loop().create_task(link.push())
-        self._pushing.add(task)
-        task.add_done_callback(self._pushing.discard)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -25,6 +25,8 @@ class Outbox:
         self._kind = kind
         self._limit = limit
         self._frames: deque[str] = deque()
+        self._waiting = 0  # characters in `_frames`
+        self._sending = False  # a server may block in `send` as long as its peer does not read (uvicorn)
         self._pump: asyncio.Task[None] | None = None
         self._closing: tuple[int, str] | None = None
         self.closed = False
@@ -33,7 +35,11 @@ class Outbox:
         """Send this frame after those before it. Nothing happens once the socket is closed."""
         if self.closed or self._closing:
             return
+        if self._sending and self._waiting > self._limit:
+            self._cut()
+            return
         self._frames.append(frame)
+        self._waiting += len(frame)
         self._start()
 
     def close(self, code: int, reason: str) -> None:
@@ -53,6 +59,12 @@ class Outbox:
         """The socket is closed: nothing waits any more."""
         self.closed = True
         self._frames.clear()
+        self._waiting = 0
+
+    def _cut(self) -> None:
+        unread = (self.port.buffered_bytes() or 0) + self._waiting
+        log.warning("slow_reader_cut", kind=self._kind, unread=unread, limit=self._limit)
+        self.abort("unread_bytes")
 
     def _start(self) -> None:
         if self._pump is None or self._pump.done():
@@ -62,12 +74,13 @@ class Outbox:
         try:
             while self._frames:
                 if (self.port.buffered_bytes() or 0) > self._limit:
-                    log.warning(
-                        "slow_reader_cut", kind=self._kind, unread=self.port.buffered_bytes(), limit=self._limit
-                    )
-                    self.abort("unread_bytes")
+                    self._cut()
                     return
-                await self._send(self._frames.popleft())
+                frame = self._frames.popleft()
+                self._waiting -= len(frame)
+                self._sending = True
+                await self._send(frame)
+                self._sending = False
             if self._closing and not self.closed:
                 self.port.close(*self._closing)
         except (OSError, RuntimeError) as error:

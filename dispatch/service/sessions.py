@@ -45,6 +45,7 @@ from dispatch.service.core import Core
 from dispatch.service.jobs import Jobs
 from dispatch.service.outbox import Outbox
 from dispatch.store.cells import Answer, JobView
+from dispatch.store.script import Call
 from dispatch.switchboard import Exchange
 
 log = structlog.get_logger(__name__)
@@ -208,6 +209,8 @@ class SessionLink:
                 text = f"{len(self._table)} utterances of this session are open; wait for some results"
                 self.outbox.put(encode(self._error(ErrorCode.NODE_OVERLOADED, text, index=index)))
                 return
+        if retry:
+            self._goes[index] += 1
         self._cutter.next_index = max(self._cutter.next_index, index + 1)
         services = ["asr", "nmt", "tts"]
         if features and features.speaker_identification:
@@ -240,7 +243,7 @@ class SessionLink:
             index=index,
             target=tgt,
             kind=f"{kind}|{self._tenant}",
-            key=f"{key or index} again {self._goes[index]}" if self._goes[index] else key or str(index),
+            key=f"{key or f'#{index}'} again {self._goes[index]}",  # no key of a client has a # or a space in it
             fingerprint=fingerprint,
             body=body,
             audio_ms=audio_ms,
@@ -252,7 +255,6 @@ class SessionLink:
             sent_by_client_ms=self._sent_by_client_ms,
         )
         self._sent_by_client_ms = None
-        self._goes[index] += 1
         self._table.begin(utterance)
         self.idle.clear()
         self._submit(utterance)
@@ -417,6 +419,8 @@ class SessionLink:
             self._end(utterance, frame, "timed_out")
         patience = self._core.config.scheduler.job_timeout.pending_timeout_seconds
         for utterance in self._table.open():
+            if utterance.unheard_since is not None:
+                continue  # what nobody could do when Redis last spoke, somebody may be able to do by now (P7)
             if utterance.unable_since is not None and now - utterance.unable_since > patience:
                 self._jobs.cancel(utterance, "no_node")
                 self.ended(utterance.job, "refused", "no_node")
@@ -489,13 +493,16 @@ class SessionLink:
         self._spawn(self._write_record())
 
     async def _write_record(self) -> None:
-        record = self._core.sessions.open(
-            self.session, epoch=self.epoch, instance=self._core.instance, src=self._src, tgt=self._tgt
-        )
         try:
-            await self._core.client.run(record)
+            await self._core.client.run(self.record())
         except DependencyDown:
             log.info("session_record_not_written", session=self.session)
+
+    def record(self) -> Call[Any]:
+        """Write the session record, or keep it alive; the owner keeper does so beside the owner record."""
+        return self._core.sessions.open(
+            self.session, epoch=self.epoch, instance=self._core.instance, src=self._src, tgt=self._tgt
+        )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -543,6 +550,7 @@ class Sessions:
         self._core = core
         self._jobs = jobs
         self._exchange = exchange
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def begin(self, init: SessionInit, outbox: Outbox) -> SessionLink:
         """Open a session and acknowledge it."""
@@ -560,10 +568,17 @@ class Sessions:
         outbox.put(encode(SessionInitAck(session_id=session, trace_id=link.trace_id)))
         return link
 
-    async def leave(self, link: SessionLink) -> None:
+    def leave(self, link: SessionLink) -> None:
         """The link's socket is closed, or acts for another session now."""
         self._exchange.unplug(link.session, link)
-        await link.closed()
+        task = asyncio.get_running_loop().create_task(link.closed())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def quiet(self) -> None:
+        """Waits until every link that left has given back what was its own."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
 
 def _tenant(wish: str | None) -> str:

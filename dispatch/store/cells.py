@@ -5,7 +5,7 @@ call, which the caller passes on to whoever owns the peers concerned.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, get_origin
 
 import msgspec
@@ -209,9 +209,10 @@ def nonce() -> str:
 class Cells:
     """Builds the calls of one cell after the other; knows the keys and the rules, holds no connection."""
 
-    def __init__(self, keys: Keys, rules: Rules) -> None:
+    def __init__(self, keys: Keys, rules: Rules, *, nonce: Callable[[], str] = nonce) -> None:
         self._keys = keys
         self.rules = rules
+        self._nonce = nonce
         self._rules = msgspec.msgpack.encode(rules)
         self._script = {name: Script.load(name) for name in SCRIPTS}
 
@@ -221,7 +222,7 @@ class Cells:
         if "rules" in declared:
             args["rules"] = self._rules
         if "nonce" in declared:
-            args["nonce"] = nonce()
+            args["nonce"] = self._nonce()
         return script.call(keys=self._keys.cell(cell), read=read, **args)
 
     def open(self, cell: str) -> Call[str]:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+import hiredis
 import redis.asyncio as aio
 import redis.exceptions as failed
 from redis.asyncio.cluster import ClusterNode
@@ -29,6 +30,7 @@ _Group = tuple[Sequence[Call[Any]], "asyncio.Future[list[Any]]"]
 
 _FLIGHTS = 4  #: pipelines under way at once; more calls wait for the next one and share it
 _BATCH = 128  #: commands in one pipeline
+_SEATS = 64  #: commands under way at once on a cluster
 _TRIP_AFTER = 5  #: failures in a row that open the breaker
 _TRIP_SECONDS = 0.25  #: how long an open breaker answers for Redis
 
@@ -43,6 +45,8 @@ _UNAVAILABLE = (
     failed.MasterDownError,
     failed.ClusterError,
     OSError,
+    # redis-py's cluster client, when it looks at the cluster anew under load, drops connections that are in use.
+    AttributeError,
 )
 _UNAVAILABLE_WORDS = (
     "LOADING",
@@ -68,16 +72,35 @@ class Transport(Protocol):
 
 
 class Pipelines:
-    """One server, or the master that Sentinel names: a batch is one pipeline."""
+    """One server, or the master that Sentinel names: a batch is written at once, its answers are read in order.
+
+    redis-py's own pipeline does the same at twice the cost: what it adds (transactions, answers reshaped by command)
+    nobody needs here.
+    """
 
     def __init__(self, redis: "aio.Redis") -> None:
         self.redis = redis
 
     async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        pipe = self.redis.pipeline(transaction=False)
-        for command in commands:
-            pipe.execute_command(*command)
-        return list(await pipe.execute(raise_on_error=False))
+        packed = b"".join(map(hiredis.pack_command, commands))
+        try:
+            return await self._exchange(packed, len(commands))
+        except failed.ConnectionError:
+            # A connection from before the server's restart: once more, on a new one. Every call may be repeated.
+            return await self._exchange(packed, len(commands))
+
+    async def _exchange(self, packed: bytes, count: int) -> list[Any]:
+        pool = self.redis.connection_pool
+        connection = await pool.get_connection()
+        try:
+            await connection.send_packed_command(packed, check_health=False)
+            return [await _reply(connection) for _ in range(count)]
+        except BaseException:
+            # Answers may still come over it, and would be taken for those of the next commands.
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await pool.release(connection)
 
     async def describe(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         return [(await self.redis.info(), await _policy(self.redis.config_get))]
@@ -86,15 +109,28 @@ class Pipelines:
         await self.redis.aclose()
 
 
+async def _reply(connection: Any) -> Any:
+    """The next answer; one that is an error is a value, since those behind it are still to be read."""
+    try:
+        return await connection.read_response(disable_decoding=True)
+    except failed.ResponseError as error:
+        return error
+
+
 class Slots:
     """A cluster: each command goes to the master of its slot, all at once."""
 
     def __init__(self, redis: "aio.RedisCluster") -> None:
         self.redis = redis
+        self._seats = asyncio.Semaphore(_SEATS)
 
     async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        asked = (self.redis.execute_command(*command) for command in commands)
-        return list(await asyncio.gather(*asked, return_exceptions=True))
+        return list(await asyncio.gather(*map(self._ask, commands), return_exceptions=True))
+
+    async def _ask(self, command: tuple[Any, ...]) -> Any:
+        # Every command under way has a connection of its own, and redis-py refuses more than 100 for one master.
+        async with self._seats:
+            return await self.redis.execute_command(*command)
 
     async def describe(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         await self.redis.initialize()
@@ -149,6 +185,19 @@ class RedisClient:
         replies = await answers
         return [call.read(_checked(call, reply)) for call, reply in zip(calls, replies, strict=True)]
 
+    async def wait(self, call: Call[T], *, seconds: float) -> T:
+        """Send a call that blocks in Redis, on the reader's own connection, and wait this long for its answer; raises
+        as `run` does."""
+        reply: Any
+        try:
+            async with asyncio.timeout(seconds):
+                reply = await self.reader.execute_command(*call.args)
+        except TimeoutError as error:
+            raise DependencyDown(f"Redis did not answer {call.args[0]} within {seconds:g} s") from error
+        except (failed.RedisError, OSError) as error:
+            reply = error
+        return call.read(_checked(call, reply))
+
     def _take_off(self) -> None:
         self._called = False
         groups: list[_Group] = []
@@ -177,6 +226,8 @@ class RedisClient:
                 texts = [("EVAL", calls[i].source, *calls[i].args[2:]) for i in unknown]
                 for i, reply in zip(unknown, await self._transport.send(texts), strict=True):
                     replies[i] = reply
+        except asyncio.CancelledError:  # by `aclose`, which nobody outlives who waits here
+            replies = [failed.ConnectionError("the client was closed")] * len(calls)
         except Exception as error:
             replies = [error] * len(calls)
         self._note(replies)
@@ -214,8 +265,9 @@ class RedisClient:
         for flight in list(self._flights):
             flight.cancel()
         await asyncio.gather(*self._flights, return_exceptions=True)
-        for _, answers in self._waiting:
-            answers.cancel()
+        for calls, answers in self._waiting:
+            if not answers.done():
+                answers.set_result([failed.ConnectionError("the client was closed")] * len(calls))
         await self._transport.aclose()
         await self.reader.aclose()
 
@@ -242,6 +294,12 @@ def _checked(call: Call[Any], reply: Any) -> Any:
     if isinstance(reply, failed.RedisError):
         raise BrokenScript(f"{call.args[0]} {call.args[1]}: {reply}") from reply
     raise reply
+
+
+def mapping(reply: Any) -> dict[str, str]:
+    """The answer to HGETALL as text, which a cluster's client has made a dict already."""
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    return {name.decode(): value.decode() for name, value in pairs}
 
 
 def command(*args: Any) -> Call[Any]:

@@ -1,14 +1,11 @@
 """The inbox of an instance: a stream of envelopes, never trimmed over what is unread (DESIGN 5, P6)."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import redis.exceptions as failed
-
-from dispatch.errors import DependencyDown
+from dispatch.errors import BrokenScript
 from dispatch.keys import Keys
-from dispatch.store.client import RedisClient, _checked
+from dispatch.store.client import RedisClient
 from dispatch.store.outcome import Reason, Refused
 from dispatch.store.script import Call, Script
 
@@ -101,20 +98,13 @@ class Inbox:
         call = Call(
             ("XREADGROUP", "GROUP", self.group, instance, "COUNT", count, "BLOCK", block_ms, "STREAMS", key, ">"), _new
         )
-        reply: Any
         try:
-            async with asyncio.timeout(block_ms / 1000 + _GRACE_SECONDS):
-                reply = await client.reader.execute_command(*call.args)
-        except failed.ResponseError as error:
-            if str(error).startswith(_GROUP_IS_GONE):
-                await client.run(self.ensure_group(instance))
-                return []
-            reply = error
-        except TimeoutError as error:
-            raise DependencyDown(f"Redis did not answer a read of the inbox within {block_ms} ms") from error
-        except (failed.RedisError, OSError) as error:
-            reply = error
-        return call.read(_checked(call, reply))
+            return await client.wait(call, seconds=block_ms / 1000 + _GRACE_SECONDS)
+        except BrokenScript as error:
+            if not str(error.__cause__).startswith(_GROUP_IS_GONE):
+                raise
+        await client.run(self.ensure_group(instance))
+        return []
 
     def _keys(self, instance: str) -> dict[str, str]:
         return {"inbox": self.keys.inbox(instance)}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from dispatch.keys import Keys
+from dispatch.store.client import mapping
 from dispatch.store.outcome import Reason, Refused
 from dispatch.store.script import Call, Script
 
@@ -82,10 +83,10 @@ def _outcome(reply: list[Any]) -> bool | Refused:
     return Refused(Reason.FENCED, reply[1].decode()) if reply[0] == b"fenced" else True
 
 
-def _record(reply: dict[bytes, bytes]) -> SessionRecord | None:
-    if not reply:
+def _record(reply: Any) -> SessionRecord | None:
+    fields = mapping(reply)
+    if not fields:
         return None
-    fields = {name.decode(): value.decode() for name, value in reply.items()}
     epoch, instance, src, tgt = (fields.pop(name, "") for name in _OWN_FIELDS)
     entries = {}
     for utterance, entry in fields.items():

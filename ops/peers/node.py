@@ -252,12 +252,14 @@ class Node:
         async with self._sending:
             if not self.registered.is_set():
                 return
+            frame = msgspec.json.encode(build() | {"node_id": self.node_id})
+            ended = self._jobs.pop(ends, None)  # before: the next job may be here while a big result still flushes
             try:
-                await self._socket.send(msgspec.json.encode(build() | {"node_id": self.node_id}), text=True)
+                await self._socket.send(frame, text=True)
             except ConnectionClosed:
                 self.registered.clear()
-            else:
-                self._jobs.pop(ends, None)
+                if ended:
+                    self._jobs[ends] = ended
 
     def _about(self, job: Job, kind: str, **more: Any) -> Frame:
         # Every frame about a job may carry all its ids; the scheduler reads those that the type has.

@@ -169,7 +169,8 @@ def _run(command: list[str], text: str = "") -> str:
             command, input=text, capture_output=True, text=True, check=True, timeout=TOOL_SECONDS
         )
     except FileNotFoundError as error:
-        raise EngineError(f"the program {command[0]} is not installed", "MODEL_NOT_AVAILABLE") from error
+        lack = f"{command[0]} is not installed (apt-get install {command[0]})"
+        raise EngineError(lack, "MODEL_NOT_AVAILABLE") from error
     except subprocess.CalledProcessError as error:
         raise EngineError(f"{command[0]} failed: {error.stderr.strip() or error.returncode}") from error
     except subprocess.TimeoutExpired as error:

@@ -145,6 +145,7 @@ def test_semantic_languages_count_only_when_required():
         (["en", "fr"], {"en", "fr"}),
         (["en"], set()),
         (["en", "en-US"], set()),
+        (["en", "auto"], set()),
         ([], set()),
     ],
 )

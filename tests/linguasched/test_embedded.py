@@ -77,11 +77,16 @@ class User:
         """url, binary and version, once it has them."""
         if not self._greeting:
             assert self.process.stdout is not None
-            assert select.select([self.process.stdout], [], [], 30)[0], "the user did not get its Redis"
+            assert self.has_spoken(within_seconds=30), "the user did not get its Redis"
             line = self.process.stdout.readline()
             assert line, self.process.communicate()[1]
             self._greeting = json.loads(line)
         return self._greeting
+
+    def has_spoken(self, *, within_seconds: float) -> bool:
+        """Whether it says that it has its Redis, or ends."""
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout], [], [], within_seconds)[0])
 
     @property
     def address(self) -> Path:
@@ -286,7 +291,7 @@ def test_a_newcomer_waits_until_the_supervisor_that_is_stopping_lets_go(data_dir
     with (data_dir / "redis" / "users.lock").open("w") as users:
         fcntl.flock(users, fcntl.LOCK_EX)
         newcomer = join(data_dir)
-        assert not select.select([newcomer.process.stdout], [], [], 1.0)[0], "it went ahead"
+        assert not newcomer.has_spoken(within_seconds=1.0), "it went ahead"
     assert ping(newcomer.address)
 
 

@@ -36,6 +36,21 @@ local function keep_job(id, job)
   job_records[id], job_changed[id] = job, true
 end
 
+-- A lease that its owner has to send, for the news.
+local function tell_grant(node_id, node, lease, job)
+  local held = node.leases[lease]
+  grants[#grants + 1] = {
+    node_id, node.owner, node.epoch, lease, held.seq, held.job, job.attempt, job.session, job.index, job.origin,
+  }
+end
+
+-- The attempt of this job, if it was not sent yet: whoever repeats a call may never have heard of it.
+local function tell_attempt(job)
+  local node = node_of(job.node)
+  local held = node and node.leases[job.lease]
+  if held and held.state == "granted" then tell_grant(job.node, node, job.lease, job) end
+end
+
 -- Every change of state names its arrow; `dispatch.fsm.ARROWS` lists the legal ones.
 local function advance(job, from, to)
   if job.state ~= from then error("job is " .. job.state .. ", not " .. from) end

@@ -28,7 +28,7 @@ local function grant(id, job, node_id, node)
   redis.call("ZADD", due, now + rules.unsent_ms, "lease " .. id .. " " .. lease)
   keep_job(id, job)
   list_node(node_id, node)
-  grants[#grants + 1] = {node_id, node.owner, node.epoch, lease, node.seq, id, job.attempt, job.session, job.index, job.origin}
+  tell_grant(node_id, node, lease, job)
 end
 
 -- The slot becomes free. The caller lists and serves the node afterwards.

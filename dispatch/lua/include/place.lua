@@ -36,8 +36,11 @@ local function choose_in(class, job)
   local start, seen = math.random(0, count - 1), 0
   while seen < count do
     local from, size = (start + seen) % count, math.min(rules.sample, count - seen)
-    size = math.min(size, count - from)
-    local window = redis.call("ZRANGE", free, first + from, first + from + size - 1)
+    local window = redis.call("ZRANGE", free, first + from, first + math.min(from + size, count) - 1)
+    if from + size > count then
+      local rest = redis.call("ZRANGE", free, first, first + from + size - count - 1)
+      for position = 1, #rest do window[#window + 1] = rest[position] end
+    end
     for position = 1, #window do window[position] = string.sub(window[position], #class + 2) end
     local loads = redis.call("HMGET", load, unpack(window))
     for position = 1, #loads do loads[position] = tonumber(loads[position]) end

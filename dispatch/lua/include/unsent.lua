@@ -5,9 +5,7 @@ local function tell_unsent(node_id, node)
   for lease, held in pairs(node.leases) do
     if held.state == "granted" and not told[lease] then
       local job = job_of(held.job)
-      if job and job.lease == lease then
-        grants[#grants + 1] = {node_id, node.owner, node.epoch, lease, held.seq, held.job, job.attempt, job.session, job.index, job.origin}
-      end
+      if job and job.lease == lease then tell_grant(node_id, node, lease, job) end
     end
   end
 end

@@ -38,6 +38,19 @@ def test_a_peer_that_never_reads_is_seen_and_abort_frees_what_lies_there(server:
         assert peer.read_to_reset() < MEBI  # what the server's kernel held is gone as well
 
 
+def test_the_memory_of_aborted_sockets_comes_back_at_once(server: Server):
+    with server.control() as control:
+        sizes = []
+        for name in ("hog-1", "hog-2", "hog-3", "hog-4", "hog-5"):
+            with server.raw(name):
+                control("send", name, size=12 * MEBI)
+                control.until("buffered", name, lambda size: size > MEBI)
+                control("abort", name)
+                control("gone", name)
+                sizes.append(control("memory", name))
+        assert sizes[-1] - sizes[1] < 24 * MEBI  # kept, the last three would take 36
+
+
 def test_every_message_that_daphne_accepts_is_counted():
     limits = {"TINY_FRAME_BYTES": str(16 * MEBI)}
     with Server("daphne", environment=limits) as server, server.listens().raw("deaf"), server.control() as control:

@@ -11,6 +11,7 @@ wait for a byte each, when it is set; TINY_START = fail, TINY_FRAME_BYTES.
 import asyncio
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from dispatch.servers.base import SocketPort, port_of, raise_limits
@@ -95,6 +96,10 @@ async def control(receive: Any, send: Any) -> None:
         await send({"type": "websocket.send", "text": json.dumps({"value": answer})})
 
 
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 async def obey(do: str, of: str, **more: Any) -> Any:
     port = ports[of]
     match do:
@@ -110,6 +115,8 @@ async def obey(do: str, of: str, **more: Any) -> Any:
             return port.close(**more)
         case "abort":
             return port.abort()
+        case "memory":
+            return resident_bytes()
         case "received":
             return received[of]
         case "gone":
@@ -117,6 +124,7 @@ async def obey(do: str, of: str, **more: Any) -> Any:
         case "send":  # not awaited: uvicorn's send waits for a peer that does not read
             task = asyncio.create_task(senders[of]({"type": "websocket.send", "bytes": bytes(more["size"])}))
             tasks.add(task)
+            task.add_done_callback(tasks.discard)
             return None
         case _:
             raise ValueError(do)

@@ -1,12 +1,13 @@
 """Drives one cell from a test: short calls with sensible defaults, under rules whose every time is never or at once."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from dispatch.keys import Keys
-from dispatch.store.cells import Answer, Audit, Cells, Grant, HeldLease, JobView, NodeView, Rules, Zombie
+from dispatch.store.cells import Answer, Audit, Cells, Grant, HeldLease, JobView, NodeView, Rules, Zombie, nonce
 from dispatch.store.client import RedisClient
 from dispatch.store.script import Call
 from tests.dispatch.store.picture import Picture, picture
@@ -38,14 +39,17 @@ PATIENT = Rules(
 class Driver:
     """One cell as its callers see it. `under(ceiling_ms=0)` is the same cell under other rules."""
 
-    def __init__(self, client: RedisClient, keys: Keys, rules: Rules = PATIENT) -> None:
+    def __init__(
+        self, client: RedisClient, keys: Keys, rules: Rules = PATIENT, *, nonce: Callable[[], str] = nonce
+    ) -> None:
         self.client = client
         self.keys = keys
         self.rules = rules
-        self.cells = Cells(keys, rules)
+        self.nonce = nonce
+        self.cells = Cells(keys, rules, nonce=nonce)
 
     def under(self, **rules: int) -> "Driver":
-        return Driver(self.client, self.keys, msgspec.structs.replace(self.rules, **rules))
+        return Driver(self.client, self.keys, msgspec.structs.replace(self.rules, **rules), nonce=self.nonce)
 
     async def run(self, call: Call[Any]) -> Any:
         """Run a call; a cell that is missing is opened, as callers do."""
@@ -66,7 +70,8 @@ class Driver:
     async def check(self) -> Picture:
         """Read the cell; nothing in it may be untrue, and its own audit has to agree."""
         seen = await self.picture()
-        assert seen.faults() == []
+        faults = seen.faults()
+        assert not faults, "; ".join(faults)
         audit: Answer[Audit] = await self.run(self.cells.audit(CELL))
         assert audit.body.faults == []
         return seen
@@ -142,9 +147,9 @@ class Driver:
     async def release(self, *jobs: str) -> Answer[None]:
         return await self.run(self.cells.release(CELL, jobs))
 
-    async def state(self, job: str = "j1") -> JobView | None:
+    async def state(self, job: str = "j1") -> JobView:
         answer = await self.run(self.cells.states(CELL, [job]))
-        return msgspec.convert(answer.body[0], JobView) if answer.body[0] else None
+        return msgspec.convert(answer.body[0], JobView)
 
     async def due(self, limit: int = 64) -> Answer[tuple[int]]:
         return await self.run(self.cells.due(CELL, limit=limit))
@@ -153,6 +158,13 @@ class Driver:
         """Submit a job that gets a slot at once."""
         (grant,) = (await self.submit(job, **spec)).news.grants
         return grant
+
+
+def next_millisecond() -> None:
+    """Return when the clock shows another one, so that what follows is younger than what went before."""
+    last = time.time_ns() // 1_000_000
+    while time.time_ns() // 1_000_000 == last:
+        pass
 
 
 def class_of(tokens: str) -> str:

@@ -43,7 +43,7 @@ class Picture:
             is_open = record["class"] and not record["gone"] and not record["stale"]
             if is_open and held + record["unknown"] < record["limit"]:
                 opened[node] = record["class"], (held + record["unknown"]) / record["limit"]
-            if record["gone"] and not record["class"] and not held:
+            if record["gone"] and not record["class"] and not held and f"gone {node}" not in self.due:
                 yield f"{node} is nobody"
         listed = {node: record["listed"] for node, record in self.nodes.items() if record["listed"]}
         yield from _differ("listed", listed, {node: name for node, (name, _) in opened.items()})
@@ -77,6 +77,8 @@ class Picture:
                 yield f"{job} is {record['state']} with lease {record['lease']!r}"
             if record["lease"] and (record["node"], record["lease"]) not in self.held:
                 yield f"{job} has lease {record['lease']}, and {record['node']} does not hold it"
+            if record["lease"] and record["node"] in (*record["excluded"], *record["zombies"].values()):
+                yield f"{record['node']} has {job} again, though it has a zombie of it or is excluded"
             for lease, node in record["zombies"].items():
                 if self.held.get((node, lease), {}).get("state") != "zombie":
                     yield f"{job} remembers zombie {lease}, and {node} does not hold it"
@@ -98,9 +100,10 @@ class Picture:
         wanted |= {f"zombie {n} {lease}" for (n, lease), held in self.held.items() if held["state"] in ("zombie", "foreign")}
         wanted |= {f"gone {node}" for node, record in self.nodes.items() if record["gone"] and record["class"]}
         wanted |= {f"job {job}" for job, record in self.jobs.items() if not record["lease"]}
-        # A job that waited keeps its deadline in the line while it is leased.
-        leased = {f"job {job}" for job, record in self.jobs.items() if record["lease"]}
-        yield from _differ("due", set(self.due) - leased, wanted)
+        # A job that waited keeps its deadline in the line while it is leased; a gone node may have had no class.
+        possible = {f"job {job}" for job, record in self.jobs.items() if record["lease"]}
+        possible |= {f"gone {node}" for node, record in self.nodes.items() if record["gone"] and not record["class"]}
+        yield from _differ("due", set(self.due) - possible, wanted)
 
     def _of_service(self) -> Iterator[str]:
         for node, record in self.nodes.items():

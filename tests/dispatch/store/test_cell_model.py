@@ -6,7 +6,7 @@ Nothing here waits: every time that a step gets is "never" or "now", as the rule
 
 import asyncio
 import itertools
-import secrets
+import random
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from dispatch.keys import Keys
 from dispatch.store.cells import Answer, Cells, Grant, News
 from dispatch.store.client import RedisClient
 from dispatch.store.script import Call
 from tests.dispatch.store.conftest import SERVERS, client_of
-from tests.dispatch.store.driver import CELL, NEVER_MS, OK, PATIENT, RETRY, Driver, class_of, spec_of
+from tests.dispatch.store.driver import CELL, NEVER_MS, OK, RETRY, Driver, class_of, next_millisecond, spec_of
 from tests.dispatch.store.picture import Picture
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ FATES = ("heard", "twice", "lost", "again")
 nodes = st.sampled_from(NODES)
 jobs = st.sampled_from(sorted(JOBS))
 fates = st.sampled_from(FATES)
-tokens = st.sampled_from(TOKENS)
+tokens = st.sampled_from((*TOKENS[:2], *TOKENS))  # mostly able
 at_once = st.booleans()
 
 
@@ -75,6 +75,7 @@ class Connection:
     table: dict[str, Sent] = field(default_factory=dict)
     pending: dict[str, Grant] = field(default_factory=dict)
     handled: set[str] = field(default_factory=set)  #: leases sent or refused; a grant of them is an echo
+    unreported: set[str] = field(default_factory=set)  #: leases sent, and the cell does not know yet
     indexes: dict[str, int] = field(default_factory=dict)
     seq: int = 0  #: of the last lease sent or refused
     granted: int = 0  #: highest sequence heard of
@@ -105,14 +106,16 @@ class CellMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        keys = Keys(f"m{secrets.token_hex(4)}")
-        self.patient = Driver(self.client, keys)
-        self.patient.rules = PATIENT
+        # The same steps have to lead to the same cell, else a failure could not be shrunk.
+        numbers = random.Random(0)
+        self.patient = Driver(self.client, Keys("m"), nonce=lambda: f"{numbers.getrandbits(64):016x}")
         self.hasty = self.patient.under(**HASTY)
         self.epochs = itertools.count(1)
         self.processes = {node: Process() for node in NODES}
         self.connections: dict[str, Connection] = {}
         self.half_open: list[Connection] = []
+        self.orphans: list[tuple[str, str]] = []  #: attempts (node, lease) that were sent, and nobody could say so
+        self.generations = dict.fromkeys(JOBS, 1)
         self.accepted: set[str] = set()
         self.now = self.wait(self._empty())
 
@@ -132,13 +135,18 @@ class CellMachine(RuleBasedStateMachine):
     def cells(self, hasty: bool = False) -> Cells:
         return self.driver(hasty).cells
 
+    def call(self, call: Call[Any]) -> Any:
+        """Every call gets a millisecond of its own, else it would be chance which of two steps is the older one."""
+        next_millisecond()
+        return self.wait(self.patient.run(call))
+
     def make(self, call: Call[Any], fate: str = "heard") -> Any:
         """Make a call; its answer, or None when that was lost."""
-        answer = self.wait(self.patient.run(call))
+        answer = self.call(call)
         if fate in ("heard", "twice"):
             self.hear(answer.news)
         if fate in ("twice", "again"):
-            again = self.wait(self.patient.run(call))
+            again = self.call(call)
             self.hear(again.news)
             answer = again if fate == "again" else answer
         return None if fate == "lost" else answer
@@ -152,6 +160,15 @@ class CellMachine(RuleBasedStateMachine):
                         connection.pending[grant.lease] = grant
 
     # ------------------------------------------------------------ nodes
+
+    @initialize(tokens=st.tuples(tokens, tokens, tokens), submits=st.sets(jobs))
+    def begin(self, tokens: Sequence[str], submits: set[str]) -> None:
+        """Three nodes, and work for them, so that most steps find something to do."""
+        for node, able in zip(NODES, tokens, strict=True):
+            self.register(node, able, says=False, fate="heard")
+        for job in sorted(submits):
+            self.submit(job, afresh=False, runs_out=False, stays_unsent=False, orphan=False, fate="heard")
+        self.now = self.wait(self.patient.picture())
 
     def upsert(
         self, connection: Connection, tokens: str, *, known: Sequence[str] | bool = False, fate: str = "heard"
@@ -181,7 +198,9 @@ class CellMachine(RuleBasedStateMachine):
     def register(self, node: str, tokens: str, says: bool, fate: str) -> None:
         """A new connection, perhaps while the old one still looks alive. Some nodes say what they work on."""
         if node in self.connections:
-            self.half_open.append(self.connections.pop(node))
+            old = self.connections.pop(node)
+            self.half_open.append(old)
+            self.orphans += [(node, lease) for lease in old.unreported]
         if says:  # then it has left its other sockets for good
             self.half_open = [connection for connection in self.half_open if connection.node != node]
         connection = self.connections[node] = Connection(node, next(self.epochs))
@@ -223,10 +242,13 @@ class CellMachine(RuleBasedStateMachine):
     def lose(self, data: st.DataObject, dies: bool, hasty: bool, fate: str) -> None:
         """The socket closes; when the instance died, nobody says so, and what was not sent is unknown."""
         connection = self.connections.pop(data.draw(st.sampled_from(list(self.connections))))
-        if not dies:
+        if dies:
+            self.orphans += [(connection.node, lease) for lease in connection.unreported]
+        else:
+            self.report_sent(connection)
             call = self.cells(hasty).remove(CELL, connection.node, epoch=connection.epoch, unsent=list(connection.pending))
             if hasty:
-                self.give_up_pending()
+                self.pass_time()
             self.make(call, fate)
 
     @precondition(lambda self: self.half_open)
@@ -238,15 +260,28 @@ class CellMachine(RuleBasedStateMachine):
         answer = self.make(call, fate)
         assert answer is None or answer.word in ("fenced", "missing", "ok")
 
+    @precondition(lambda self: any(self.processes[connection.node].working for connection in self.half_open))
+    @rule(data=st.data(), fate=fates)
+    def answer_half_open(self, data: st.DataObject, fate: str) -> None:
+        """An answer that the node gave on its old socket comes late; it gives it again on the new one."""
+        able = [connection for connection in self.half_open if self.processes[connection.node].working]
+        connection = data.draw(st.sampled_from(able))
+        lease, job = data.draw(st.sampled_from(sorted(self.processes[connection.node].working.items())))
+        call = self.cells().finish(CELL, job, node=connection.node, epoch=connection.epoch, lease=lease, ending=OK)
+        answer = self.make(call, fate)
+        assert answer is None or answer.word == "fenced"
+
     # ------------------------------------------------------------ jobs
 
-    @rule(job=jobs, runs_out=at_once, stays_unsent=at_once, orphan=at_once, fate=fates)
-    def submit(self, job: str, runs_out: bool, stays_unsent: bool, orphan: bool, fate: str) -> None:
+    @rule(job=jobs, afresh=st.booleans(), runs_out=at_once, stays_unsent=at_once, orphan=at_once, fate=fates)
+    def submit(self, job: str, afresh: bool, runs_out: bool, stays_unsent: bool, orphan: bool, fate: str) -> None:
+        """A session submits; afresh: whatever was of the job before, this is a new generation of it."""
+        self.generations[job] += afresh
         session, index, kind = JOBS[job]
         times = {"exec_ms": 0 if runs_out else NEVER_MS, "orphan_ms": 0 if orphan else NEVER_MS}
         spec = spec_of(job, kind=kind, session=session, index=index, **times)
         rules = {"unsent_ms": 0 if stays_unsent else NEVER_MS}
-        answer = self.make(self.patient.under(**rules).cells.submit(CELL, job, gen=1, spec=spec), fate)
+        answer = self.make(self.patient.under(**rules).cells.submit(CELL, job, gen=self.generations[job], spec=spec), fate)
         if answer is not None:
             assert answer.word in ("assigned", "queued", "refused", "finished")
             self.accepted.add(job)
@@ -255,7 +290,10 @@ class CellMachine(RuleBasedStateMachine):
     @rule(data=st.data(), reports=st.booleans(), expires=at_once, fate=fates)
     def send(self, data: st.DataObject, reports: bool, expires: bool, fate: str) -> None:
         able = [connection for connection in self.connections.values() if connection.pending]
-        self._send(data.draw(st.sampled_from(able)), reports=reports or expires, expires=expires, fate=fate)
+        connection = data.draw(st.sampled_from(able))
+        for _ in range(data.draw(st.integers(1, LIMIT))):
+            if connection.pending:
+                self._send(connection, reports=reports or expires, expires=expires, fate=fate)
 
     @precondition(lambda self: any(connection.pending for connection in self.half_open))
     @rule(fate=fates)
@@ -278,9 +316,19 @@ class CellMachine(RuleBasedStateMachine):
         if not expires:  # else both the table and the process have given it up by now
             connection.table[lease] = Sent(grant.job, grant.seq)
             process.working[lease] = grant.job
+        if expires:
+            self.report_sent(connection)  # what went before does not expire
+        connection.unreported.add(lease)
         if reports:
-            rules = self.driver(expires).under(ack_ms=NEVER_MS)
-            self.make(rules.cells.sent(CELL, connection.node, epoch=connection.epoch, leases=[lease]), fate)
+            self.report_sent(connection, expires=expires, fate=fate)
+
+    def report_sent(self, connection: Connection, *, expires: bool = False, fate: str = "heard") -> None:
+        leases = sorted(connection.unreported)
+        if not leases:
+            return
+        connection.unreported.clear()
+        cells = self.patient.under(ceiling_ms=0 if expires else NEVER_MS).cells
+        self.make(cells.sent(CELL, connection.node, epoch=connection.epoch, leases=leases), fate)
 
     @precondition(lambda self: any(connection.pending for connection in self.connections.values()))
     @rule(data=st.data(), reason=st.sampled_from(("full", "index")), fate=fates)
@@ -326,20 +374,46 @@ class CellMachine(RuleBasedStateMachine):
             assert answer.word in ("applied", "already", "retried", "stale_lease")
             assert answer.word != "stale_lease" or (ending["retry"] and fate == "again")
 
-    @rule(job=jobs, fate=fates)
-    def cancel(self, job: str, fate: str) -> None:
-        self.make(self.cells().cancel(CELL, job, reason="USER_LEFT"), fate)
+    @rule(jobs=st.sets(jobs, min_size=1), cancels=st.booleans(), fate=fates)
+    def leave(self, jobs: set[str], cancels: bool, fate: str) -> None:
+        """A session goes, or has its results."""
+        if cancels:
+            self.make(self.cells().cancel(CELL, min(jobs), reason="USER_LEFT"), fate)
+        else:
+            self.make(self.cells().release(CELL, sorted(jobs)), fate)
 
-    @rule(jobs=st.sets(jobs), fate=fates)
-    def release(self, jobs: set[str], fate: str) -> None:
-        self.make(self.cells().release(CELL, sorted(jobs)), fate)
+    @rule(jobs=st.sets(jobs, min_size=3), afresh=st.booleans(), fate=fates)
+    def submit_many(self, jobs: set[str], afresh: bool, fate: str) -> None:
+        for job in sorted(jobs):
+            self.submit(job, afresh, runs_out=False, stays_unsent=False, orphan=False, fate=fate)
+
+    @rule(reports=st.booleans(), fate=fates)
+    def send_all(self, reports: bool, fate: str) -> None:
+        for connection in self.connections.values():
+            while connection.pending:
+                self._send(connection, reports=reports, expires=False, fate=fate)
+
+    @precondition(lambda self: self.at_work())
+    @rule(data=st.data())
+    def finish_many(self, data: st.DataObject) -> None:
+        for work in data.draw(st.permutations(self.at_work()))[:3]:
+            self._finish(*work)
 
     @rule(hasty=at_once, fate=fates)
     def due(self, hasty: bool, fate: str) -> None:
-        """Somebody looks. When he is hasty, so much time has passed that no owner sends an old grant any more."""
+        """Somebody looks."""
         if hasty:
-            self.give_up_pending()
+            self.pass_time()
         self.make(self.cells(hasty).due(CELL), fate)
+
+    def pass_time(self) -> None:
+        """Longer than an owner may sit on a grant or a report, and than an attempt may take that nobody reported."""
+        self.give_up_pending()
+        for connection in self.connections.values():
+            self.report_sent(connection)
+        for node, lease in self.orphans:
+            self.processes[node].working.pop(lease, None)
+        self.orphans.clear()
 
     def give_up_pending(self) -> None:
         for connection in (*self.connections.values(), *self.half_open):
@@ -347,9 +421,14 @@ class CellMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ loss of all data
 
-    @rule(data=st.data())
-    def flushall(self, data: st.DataObject) -> None:
+    @precondition(lambda self: self.connections)
+    @rule(data=st.data(), busy=st.booleans())
+    def flushall(self, data: st.DataObject, busy: bool) -> None:
         """Owners push what they hold and sessions submit again, in any order."""
+        if busy:
+            self.submit_many(set(JOBS), afresh=False, fate="heard")
+            self.send_all(reports=True, fate="heard")
+            self.all_is_well()
         over = {job for job, record in self.now.jobs.items() if record["state"] in ("FINISHED", "RELEASED")}
         tokens = {node: self.tokens_of(node) for node in self.connections}
         self.give_up_pending()  # they were of the cell that is no more
@@ -363,23 +442,21 @@ class CellMachine(RuleBasedStateMachine):
             if name in self.connections:
                 assert self.upsert(self.connections[name], tokens[name]).word == "ok"
             else:
-                self.submit(name, runs_out=False, stays_unsent=False, orphan=False, fate="heard")
+                self.submit(name, afresh=False, runs_out=False, stays_unsent=False, orphan=False, fate="heard")
 
     # ------------------------------------------------------------ what must always be true
 
     @invariant()
-    def nothing_is_untrue(self) -> None:
+    def all_is_well(self) -> None:
+        """The cell is true, living connections live there, no node has too much work, all of it is held, no job is lost."""
         self.now = self.wait(self.patient.check())
-
-    @invariant()
-    def no_node_has_more_work_than_its_limit_and_all_of_it_is_held(self) -> None:
+        for node, connection in self.connections.items():
+            record = self.now.nodes[node]
+            assert (record["epoch"], record["gone"]) == (connection.epoch, 0)
         for node, process in self.processes.items():
             assert len(process.working) <= LIMIT, f"{node} works on {process.working}"
             for lease in process.working:
                 assert (node, lease) in self.now.held, f"{node} works on {lease}, and the cell does not hold it"
-
-    @invariant()
-    def no_job_is_lost(self) -> None:
         assert self.accepted <= set(self.now.jobs)
 
     def at_work(self) -> list[tuple[Connection, str, str]]:
@@ -399,26 +476,27 @@ class CellMachine(RuleBasedStateMachine):
         """Whatever happened: when every node answers and every session has its results, nothing is left."""
         for node in NODES:
             self.register(node, TOKENS[1], says=True, fate="heard")
-        self.give_up_pending()
-        while self.now.waiting or any(process.working for process in self.processes.values()):
-            seen = self.now
+        waited: list[str] | None = None
+        while self.now.held or self.now.waiting != waited:
+            waited = self.now.waiting
             for connection in self.connections.values():
                 self._beat(connection, TOKENS[1], counts=True, says=True)
                 while connection.pending:
                     self._send(connection, reports=True, expires=False)
             for work in self.at_work():
                 self._finish(*work)
-            self.nothing_is_untrue()
-            self.no_job_is_lost()
-            if self.now.waiting == seen.waiting:
-                break
+            self.all_is_well()
         self.wait(self._clear())
 
     async def _clear(self) -> None:
-        for job in (await self.patient.check()).jobs:
-            await self.patient.cancel(job)
         for node, connection in self.connections.items():
             await self.hasty.remove(node, epoch=connection.epoch)
+        while (await self.hasty.due()).body[0]:
+            pass
+        for job in (await self.patient.check()).jobs:  # afresh, since some are on record for ever
+            session, index, _ = JOBS[job]
+            answer = await self.patient.submit(job, gen=self.generations[job] + 1, session=session, index=index)
+            assert answer.word == "refused"
         await self.hasty.under(retention_ms=0).release(*JOBS)
         while (await self.hasty.due()).body[0]:
             pass

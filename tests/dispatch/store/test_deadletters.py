@@ -6,13 +6,6 @@ from dispatch.keys import Keys
 from dispatch.store.client import command
 from dispatch.store.deadletters import DeadLetter, DeadLetters
 from dispatch.store.inbox import Inbox
-from tests.dispatch.roles.clients import SERVERS, client_of
-
-
-@pytest.fixture(params=SERVERS)
-async def client(request):
-    async with client_of(request.getfixturevalue(request.param)) as client:
-        yield client
 
 
 @pytest.fixture
@@ -47,7 +40,7 @@ async def held(client, inbox) -> str:
     await client.run(inbox.ensure_group("a"))
     await client.run(inbox.put("a", b"\x00\xff", limit=100))
     (entry,) = await inbox.read(client, "a", count=1, block_ms=1)
-    return entry.id
+    return str(entry.id)
 
 
 async def test_a_letter_has_all_its_fields_and_its_entry_is_gone(client, inbox, letters):

@@ -9,7 +9,7 @@ from dispatch.keys import Keys
 from dispatch.store.client import command
 from dispatch.store.inbox import FROM_THE_START, Inbox
 from dispatch.store.outcome import Reason, Refused
-from linguasched.redis_server import ask
+from linguasched.redis_server import ask, wait_until
 from tests.dispatch.roles.clients import SERVERS, client_of
 
 
@@ -92,9 +92,8 @@ async def test_a_group_that_was_lost_is_made_again_from_the_beginning(client, in
 
 async def test_losing_all_data_under_a_waiting_read_harms_nobody(client, inbox, server):
     await client.run(inbox.ensure_group("a"))
-    waiting = asyncio.create_task(read(client, inbox, block_ms=300))
-    while not await blocked(server):
-        await asyncio.sleep(0)
+    waiting = asyncio.create_task(read(client, inbox, block_ms=1000))
+    await asyncio.to_thread(wait_until, lambda: blocked(server), what="the read waits", seconds=5)
     server.empty()
     assert await waiting == []
     await put(client, inbox, b"after")
@@ -102,7 +101,7 @@ async def test_losing_all_data_under_a_waiting_read_harms_nobody(client, inbox, 
     assert [entry.payload for entry in entries] == [b"after"]
 
 
-async def blocked(server) -> bool:
+def blocked(server) -> bool:
     """Whether a read waits at one of the servers."""
     servers = getattr(server, "servers", [server])
     return any("blocked_clients:1" in ask(each.address, "INFO", "clients") for each in servers)

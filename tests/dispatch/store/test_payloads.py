@@ -5,13 +5,6 @@ import pytest
 from dispatch.keys import Keys
 from dispatch.store.client import command
 from dispatch.store.payloads import Payloads
-from tests.dispatch.roles.clients import SERVERS, client_of
-
-
-@pytest.fixture(params=SERVERS)
-async def client(request):
-    async with client_of(request.getfixturevalue(request.param)) as client:
-        yield client
 
 
 @pytest.fixture

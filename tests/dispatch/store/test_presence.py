@@ -8,13 +8,6 @@ from dispatch.keys import Keys
 from dispatch.store.client import command
 from dispatch.store.outcome import Reason, Refused
 from dispatch.store.presence import LifeSign, Presence
-from tests.dispatch.roles.clients import SERVERS, client_of
-
-
-@pytest.fixture(params=SERVERS)
-async def client(request):
-    async with client_of(request.getfixturevalue(request.param)) as client:
-        yield client
 
 
 @pytest.fixture

@@ -7,13 +7,6 @@ from dispatch.store.client import command
 from dispatch.store.outcome import Reason, Refused
 from dispatch.store.requests import Requests
 from dispatch.store.sessions import Entry, SessionRecord, Sessions
-from tests.dispatch.roles.clients import SERVERS, client_of
-
-
-@pytest.fixture(params=SERVERS)
-async def client(request):
-    async with client_of(request.getfixturevalue(request.param)) as client:
-        yield client
 
 
 @pytest.fixture

@@ -129,6 +129,34 @@ async def test_a_job_above_the_limit_is_refused_and_the_others_go_on(scheduler: 
         assert (await scheduler.frame("job_result", 2))["success"] is True
 
 
+async def test_the_next_job_is_taken_while_a_big_result_still_flushes(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed, second = asyncio.Event(), asyncio.Event()
+
+    async def engine(job: Job, partial: Partial) -> Answer:
+        if job.utterance_index == 2:
+            second.set()
+        return Answer(text_asr="a", text_translated="b", tts_audio=b"")
+
+    async with serving(scheduler, engine, node_id="n", capacity=1, acks=False) as peer:
+        await scheduler.frame("node_heartbeat")
+        send = peer._socket.send
+
+        async def slow(frame: Any, **options: Any) -> None:
+            await send(frame, **options)
+            await flushed.wait()  # arrived there, and not yet over here
+
+        monkeypatch.setattr(peer._socket, "send", slow)
+        await scheduler.assign("n", utterance_index=1)
+        await scheduler.frame("job_result")
+        await scheduler.assign("n", utterance_index=2)
+        async with asyncio.timeout(5):
+            await second.wait()
+        flushed.set()
+        assert (await scheduler.frame("job_result", 2))["success"] is True
+
+
 async def test_the_same_assignment_twice_is_one_job(scheduler: Scheduler) -> None:
     gate = Gate()
     async with serving(scheduler, gate, node_id="n"):
