@@ -16,7 +16,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 PoolId = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
-Door = Literal["open", "token"]
+Door = Literal["open"]
 Isolation = Literal["strict", "overflow"]
 
 # Names that become parts of Redis keys: braces would move a key to another hash slot, spaces would break redis-cli.
@@ -225,9 +225,9 @@ class Observability(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class Auth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[scheduler.auth]`: who may open a socket. `open` is meant for loopback and trusted networks."""
 
-    #: Nodes: `open` (anybody) or `token` (an enrolled credential, checked before the socket is accepted).
+    #: Nodes: `open`, whoever reaches the port.
     nodes: Door = "open"
-    #: Sessions: `open` (anybody) or `token`.
+    #: Sessions: `open`, whoever reaches the port.
     sessions: Door = "open"
 
 

@@ -130,6 +130,9 @@ class Instance:
         await self.core.publish_cells()
         loop = asyncio.get_running_loop()
         self._supervised = [loop.create_task(supervise(role, self.clock), name=role.name) for role in self.roles]
+        auth = self.config.scheduler.auth
+        advice = "whoever reaches this port may connect; let only trusted peers reach it"
+        log.warning("doors_are_open", nodes=auth.nodes, sessions=auth.sessions, advice=advice)
         log.info("instance_started", instance=self.id, boot=self.boot, phase2=self.config.scheduler.phase2.enabled)
 
     def takes_sockets(self) -> bool:
@@ -175,7 +178,7 @@ class Instance:
         for task in self._supervised:
             task.cancel()
         await asyncio.gather(*self._supervised, return_exceptions=True)
-        await self._last(self.presence_keeper.leave(), "presence left to expire")
+        await self._last(self._leave(), "presence left to expire")
         await self.core.client.aclose()
         log.info("drained", instance=self.id)
 
@@ -197,6 +200,10 @@ class Instance:
         await self.jobs.quiet()
         await self.courier.quiet()
         await self.inbox_reader.drained()
+
+    async def _leave(self) -> None:
+        await self.presence_keeper.leave()
+        await self.core.client.run(self._inbox.close(self.id))
 
     async def _last(self, work: Coroutine[Any, Any, None], otherwise: str) -> None:
         try:

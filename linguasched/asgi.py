@@ -1,25 +1,33 @@
-"""The application that an ASGI server runs: `daphne linguasched.asgi:application`."""
+"""The application that an ASGI server runs: `daphne linguasched.asgi:application`.
+
+A start that has to be refused ends the process with one readable message instead of a traceback.
+"""
 
 import os
+import sys
 from typing import cast
 
 import django
 
+from dispatch.conf import Config, ConfigError
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "linguasched.settings")
-django.setup()
+try:
+    django.setup()
+except ConfigError as error:
+    sys.exit(f"linguasched cannot start: {error}")
 
-from channels.routing import ProtocolTypeRouter  # noqa: E402 - Django has to be set up before
-from django.conf import settings  # noqa: E402
-from django.core.asgi import get_asgi_application  # noqa: E402
+from channels.routing import ProtocolTypeRouter
+from django.conf import settings
+from django.core.asgi import get_asgi_application
 
-from dispatch.conf import Config  # noqa: E402
-from dispatch.instance import Instance  # noqa: E402
-from dispatch.routing import sockets  # noqa: E402
-from dispatch.servers.base import raise_limits  # noqa: E402
-from dispatch.store.client import connect  # noqa: E402
-from linguasched import embedded  # noqa: E402
-from linguasched.lifecycle import Application, Lifecycle  # noqa: E402
-from linguasched.probes import probes  # noqa: E402
+from dispatch.instance import Instance
+from dispatch.routing import sockets
+from dispatch.servers.base import raise_limits
+from dispatch.store.client import connect
+from linguasched import embedded
+from linguasched.lifecycle import Application, Lifecycle
+from linguasched.probes import probes
 
 
 def _instance(config: Config) -> Instance:
@@ -27,7 +35,10 @@ def _instance(config: Config) -> Instance:
     redis, url = config.scheduler.phase2.redis, None
     if redis.mode == "embedded":
         # Held until this process ends, however it ends: the supervisor counts us by the lock.
-        held = embedded.acquire(settings.DATA_DIR, shared=config.scheduler.phase2.enabled)
+        try:
+            held = embedded.acquire(settings.DATA_DIR, shared=config.scheduler.phase2.enabled)
+        except (embedded.DataDirInUse, embedded.RedisUnavailable) as error:
+            sys.exit(f"linguasched cannot start: {error}")
         url = held.url
     return Instance(config, connect(redis, url))
 

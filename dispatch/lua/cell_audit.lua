@@ -28,7 +28,7 @@ for position = 1, #page[2], 2 do
     local held = held_by(node)
     held_on_page = held_on_page + held
     if held - node.unknown > node.limit then fault("node", id, "holds", held - node.unknown, "of", node.limit) end
-    local open = node.class ~= "" and node.gone == 0 and not node.stale and held < node.limit
+    local open = node.class ~= "" and node.gone == 0 and not node.stale and not node.waking and held < node.limit
     if open ~= (node.listed ~= "") then fault("node", id, "is listed wrongly") end
     if node.listed ~= "" then
       if node.listed ~= node.class then fault("node", id, "is listed under another class") end

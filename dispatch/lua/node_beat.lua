@@ -26,6 +26,8 @@ local node = node_of(id)
 if not node then return answer("missing") end
 if node.epoch ~= beat.epoch or node.gone ~= 0 then return answer("fenced", {node.epoch}) end
 node.beat, node.stale = now, false
+if node.waking then redis.call("ZREM", due, "gone " .. id) end
+node.waking = false
 enrol(node, beat.class, beat.tokens)
 keep_node(id, node)
 

@@ -32,9 +32,10 @@ if node and (node.epoch > spec.epoch or (node.epoch == spec.epoch and node.gone 
   return answer("stale_epoch", {node.epoch})
 end
 if not node then
-  node = {epoch = spec.epoch, class = "", listed = "", seq = 0, since = now, unknown = 0, leases = {}}
+  node = {epoch = spec.epoch, class = "", listed = "", seq = 0, since = now, unknown = 0, waking = false, leases = {}}
 elseif node.epoch < spec.epoch then
   node.epoch, node.since = spec.epoch, now
+  node.waking = node.class ~= ""
   node.gone = 1
   list_node(id, node)
   lose_leases(id, node, false)
@@ -42,8 +43,14 @@ end
 node.owner, node.boot, node.limit, node.acks = spec.owner, spec.boot, spec.limit, spec.acks or node.acks or false
 node.beat, node.gone, node.stale = now, 0, false
 node.seq = math.max(node.seq, spec.seq or 0) -- after data loss, too, since beats echo it
-redis.call("ZREM", due, "gone " .. id)
-enrol(node, spec.class, spec.tokens)
+-- Back, and not ready yet: what it could do before counts as able for the grace, but nothing is given to it.
+node.waking = node.waking and spec.class == ""
+if node.waking then
+  redis.call("ZADD", due, "NX", now + rules.grace_ms, "gone " .. id)
+else
+  redis.call("ZREM", due, "gone " .. id)
+  enrol(node, spec.class, spec.tokens)
+end
 keep_node(id, node)
 
 local over = {}

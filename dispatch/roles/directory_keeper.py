@@ -9,6 +9,8 @@ from dispatch.roles.base import Role
 from dispatch.service.core import Core
 from dispatch.store.client import command, mapping
 
+_FORGOTTEN = 200  #: nodes forgotten in one turn
+
 
 class DirectoryKeeper(Role):
     """One turn reads the list of cells and the figures of each."""
@@ -27,11 +29,15 @@ class DirectoryKeeper(Role):
         await self._forget()
 
     async def _forget(self) -> None:
-        """Take nodes that nobody has seen for long off the list of last beats."""
+        """Take nodes that nobody has seen for long off the lists, whoever died before doing so."""
         patience = self._core.config.scheduler.phase2.node_snapshot.remove_stale_after_seconds
-        if patience:
-            before = self._core.clock.wall_ms() - patience * 1000
-            await self._core.client.run(command("ZREMRANGEBYSCORE", self._core.keys.nodes_last_seen, "-inf", before))
+        if not patience:
+            return
+        run, keys, before = self._core.client.run, self._core.keys, self._core.clock.wall_ms() - patience * 1000
+        gone = await run(command("ZRANGEBYSCORE", keys.nodes_last_seen, "-inf", before, "LIMIT", 0, _FORGOTTEN))
+        if gone:
+            await run(command("SREM", keys.nodes_all, *gone))
+            await run(command("ZREM", keys.nodes_last_seen, *gone))
 
     async def _read(self, cell: str) -> None:
         keys = self._core.keys.cell(cell)

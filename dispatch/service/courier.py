@@ -39,6 +39,7 @@ class SessionEnd(Protocol):
     """A session's link, as the courier sees it."""
 
     def body_of(self, index: int, job: str) -> str | None: ...
+    def tried_again(self, job: str, attempt: int) -> None: ...
     def answered(self, job: str, lease: str, result: JobResult) -> None: ...
     def ended(self, job: str, outcome: str, reason: str) -> None: ...
     def heard(self, job: str, text: str, is_final: bool) -> None: ...
@@ -67,6 +68,8 @@ class Courier:
     def _grant(self, grant: Grant) -> None:
         session = self._sessions.get(grant.session)
         body = session.body_of(grant.index, grant.job) if session else None
+        if session and grant.attempt > 1:
+            session.tried_again(grant.job, grant.attempt)
         if grant.owner == self._core.instance:
             node = self._nodes.get(grant.node)
             if node is not None:

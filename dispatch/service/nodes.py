@@ -119,8 +119,7 @@ class NodeLink:
         """
         while not self._gone:
             try:
-                listed = Call(("SADD", self._core.keys.nodes_all, self.node), int)
-                answer = await self._ask(self._core.cells.upsert(self.cell, self.node, self._spec()), listed)
+                answer = await self._ask(self._core.cells.upsert(self.cell, self.node, self._spec()), *self._lists())
             except DependencyDown:
                 await asyncio.sleep(_AGAIN_SECONDS)
                 continue
@@ -140,6 +139,14 @@ class NodeLink:
             if self._beat_wanted:
                 self._tell_beat()
             return
+
+    def _lists(self) -> tuple[Call[int], Call[int]]:
+        """Keep the node on the lists that operators look at."""
+        keys = self._core.keys
+        return (
+            Call(("SADD", keys.nodes_all, self.node), int),
+            Call(("ZADD", keys.nodes_last_seen, self._core.clock.wall_ms(), self.node), int),
+        )
 
     async def _claim_above(self, epoch: int) -> bool:
         """The cell knows a higher epoch: who still owns the key claims again above it, else another has taken over."""
@@ -555,7 +562,10 @@ class NodeLink:
                 answer = await self._ask(core.cells.remove(self.cell, self.node, epoch=self.table.epoch, unsent=unsent))
                 await core.client.run(core.owners.release(self.owner_key, epoch=self.table.epoch))
                 if answer.word == "ok":
-                    await core.client.run(Call(("SREM", core.keys.nodes_all, self.node), int))
+                    await core.client.flush(
+                        Call(("SREM", core.keys.nodes_all, self.node), int),
+                        Call(("ZREM", core.keys.nodes_last_seen, self.node), int),
+                    )
                 self._courier.pass_on(answer.news)
                 return
             except DependencyDown:

@@ -308,9 +308,7 @@ class SessionLink:
             else:
                 self.ended(utterance.job, view.outcome, view.reason)
             return
-        if view.attempt > max(1, utterance.attempt):
-            self._notice(utterance, Progress.RETRYING)
-        utterance.attempt = max(view.attempt, utterance.attempt)
+        self.tried_again(utterance.job, view.attempt)
         if view.position == 0:
             utterance.position, utterance.unable_since = 0, None
             return
@@ -342,6 +340,14 @@ class SessionLink:
         """The assignment's members for this job, while the utterance is open."""
         utterance = self._table.get(index)
         return utterance.body if utterance is not None and utterance.job == job else None
+
+    def tried_again(self, job: str, attempt: int) -> None:
+        """The job has got this attempt; from the second on the session is told."""
+        utterance = self._table.get(self._by_job.get(job, -1))
+        if utterance is not None and attempt > utterance.attempt:
+            utterance.attempt = attempt
+            if attempt > 1:
+                self._notice(utterance, Progress.RETRYING)
 
     def heard(self, job: str, text: str, is_final: bool) -> None:
         """Recognised text so far."""

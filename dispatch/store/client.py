@@ -7,7 +7,7 @@ round trips. Blocking reads have a connection of their own (`reader`); nothing e
 import asyncio
 import functools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import hiredis
@@ -210,10 +210,12 @@ class RedisClient:
         if groups:
             flight = asyncio.get_running_loop().create_task(self._fly(groups))
             self._flights.add(flight)
-            flight.add_done_callback(self._land)
+            flight.add_done_callback(functools.partial(self._land, groups))
 
-    def _land(self, flight: "asyncio.Task[None]") -> None:
+    def _land(self, groups: list[_Group], flight: "asyncio.Task[None]") -> None:
         self._flights.discard(flight)
+        if flight.cancelled():
+            _turn_away(groups)
         if self._waiting and not self._called:
             self._take_off()
 
@@ -226,8 +228,6 @@ class RedisClient:
                 texts = [("EVAL", calls[i].source, *calls[i].args[2:]) for i in unknown]
                 for i, reply in zip(unknown, await self._transport.send(texts), strict=True):
                     replies[i] = reply
-        except asyncio.CancelledError:  # by `aclose`, which nobody outlives who waits here
-            replies = [failed.ConnectionError("the client was closed")] * len(calls)
         except Exception as error:
             replies = [error] * len(calls)
         self._note(replies)
@@ -262,14 +262,20 @@ class RedisClient:
 
     async def aclose(self) -> None:
         """Closes the connections; calls under way get `DependencyDown`."""
+        _turn_away(self._waiting)
+        self._waiting.clear()
         for flight in list(self._flights):
             flight.cancel()
         await asyncio.gather(*self._flights, return_exceptions=True)
-        for calls, answers in self._waiting:
-            if not answers.done():
-                answers.set_result([failed.ConnectionError("the client was closed")] * len(calls))
         await self._transport.aclose()
         await self.reader.aclose()
+
+
+def _turn_away(groups: Iterable[_Group]) -> None:
+    """Nobody will ask for these any more."""
+    for calls, answers in groups:
+        if not answers.done():
+            answers.set_result([failed.ConnectionError("the client was closed")] * len(calls))
 
 
 async def _policy(config_get: Callable[[str], Any]) -> dict[str, Any]:

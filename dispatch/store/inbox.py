@@ -55,6 +55,7 @@ class Inbox:
         self._put = Script.load("inbox_put")
         self._take = Script.load("inbox_take")
         self._ack = Script.load("inbox_ack")
+        self._close = Script.load("inbox_close")
 
     def put(self, instance: str, envelope: bytes, *, limit: int) -> Call[str | Refused]:
         """Put an encoded envelope into the inbox of `instance`: its entry id, or `Refused(FULL, length)`."""
@@ -82,6 +83,10 @@ class Inbox:
     def ack(self, instance: str, entries: Sequence[str]) -> Call[Any]:
         """These entries (at least one) are dealt with: acknowledged and deleted in one step."""
         return self._ack.call(keys=self._keys(instance), read=_ok, group=self.group, entries=list(entries))
+
+    def close(self, instance: str) -> Call[bool]:
+        """Remove the inbox of an instance that ends; False when something lies in it, which stays."""
+        return self._close.call(keys=self._keys(instance), read=_closed)
 
     def length(self, instance: str) -> Call[int]:
         """Entries in the inbox, those in hand included."""
@@ -112,6 +117,10 @@ class Inbox:
 
 def _ok(reply: list[Any]) -> bool:
     return bool(reply[0] == b"ok")
+
+
+def _closed(reply: list[Any]) -> bool:
+    return bool(reply[0] == b"closed")
 
 
 def _created(reply: list[Any]) -> bool:

@@ -161,6 +161,24 @@ async def test_a_drained_instance_has_given_everything_back(running, single_redi
         assert not await client.run(command("SCARD", keys.nodes_all))
 
 
+async def test_a_drain_waits_until_redis_has_heard_who_left(running, single_redis):
+    place = Place(await running())
+    peer = await node(place)
+    close = peer.port.close
+
+    def closing(code: int, reason: str) -> None:
+        close(code, reason)
+        single_redis.pause()
+        peer.hang_up()
+        asyncio.get_running_loop().call_later(0.3, single_redis.resume)
+
+    peer.port.close = closing  # type: ignore[method-assign]
+    await place.instance.drain()
+    async with client_of(single_redis) as client:
+        assert await client.run(Owners(place.core.keys, ttl_ms=1000).owner(peer.link.owner_key)) is None
+        assert not await client.run(command("SCARD", place.core.keys.nodes_all))
+
+
 async def test_a_drain_does_not_wait_longer_than_allowed(running):
     place = Place(await running("a", drain_seconds=1))
     peer, session = await node(place), await place.session()

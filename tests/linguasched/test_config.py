@@ -152,7 +152,7 @@ class TestUnknownKeys:
         assert 'server.port = "x": Expected `int`, got `str`' in message
         assert "server.hots: is not a known key" in message
         assert 'scheduler.phase3.mode = "fast": choose one of "two_level"' in message
-        assert 'scheduler.auth.nodes = "maybe": choose one of "open", "token"' in message
+        assert 'scheduler.auth.nodes = "maybe": choose one of "open"' in message
         assert len(message.splitlines()) == 5
 
 

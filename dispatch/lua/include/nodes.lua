@@ -17,7 +17,7 @@ end
 -- Keeps `free`, `free_counts` and `load` true to the node's record.
 local function list_node(id, node)
   local held = held_by(node)
-  local open = node.class ~= "" and node.gone == 0 and not node.stale and held < node.limit
+  local open = node.class ~= "" and node.gone == 0 and not node.stale and not node.waking and held < node.limit
   local class = open and node.class or ""
   if class ~= node.listed then
     if node.listed ~= "" then

@@ -1,9 +1,13 @@
 """The core: cells are opened where they are missing, and a loss of data is noticed once (DESIGN 3, P8)."""
 
+import asyncio
+
 import pytest
 
+from dispatch.errors import DependencyDown
 from dispatch.placement import DEFAULT_CELL
 from dispatch.store.client import command
+from tests.dispatch.roles.clients import client_of
 
 
 @pytest.fixture
@@ -41,3 +45,16 @@ async def test_what_travels_in_front_of_a_call_arrives(stand):
     key = f"{stand.core.keys.prefix}:x"
     await stand.core.ask(DEFAULT_CELL, stand.core.cells.due(DEFAULT_CELL), command("SET", key, "1"))
     assert await stand.client.run(command("GET", key)) == b"1"
+
+
+async def test_who_waits_for_redis_when_the_client_is_closed_hears_of_it(single_redis):
+    async with client_of(single_redis) as client:
+        single_redis.pause()
+        calls = [asyncio.create_task(client.run(command("PING"))) for _ in range(300)]  # some fly, some wait
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await client.aclose()
+        single_redis.resume()
+        async with asyncio.timeout(5):
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(answer) for answer in answers} == {DependencyDown}

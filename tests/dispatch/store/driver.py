@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -11,6 +11,8 @@ from dispatch.store.cells import Answer, Audit, Cells, Grant, HeldLease, JobView
 from dispatch.store.client import RedisClient
 from dispatch.store.script import Call
 from tests.dispatch.store.picture import Picture, picture
+
+T = TypeVar("T")
 
 CELL = "default#0"
 NEVER_MS = 10_000_000
@@ -51,7 +53,7 @@ class Driver:
     def under(self, **rules: int) -> "Driver":
         return Driver(self.client, self.keys, msgspec.structs.replace(self.rules, **rules), nonce=self.nonce)
 
-    async def run(self, call: Call[Any]) -> Any:
+    async def run(self, call: Call[T]) -> T:
         """Run a call; a cell that is missing is opened, as callers do."""
         answer = await self.client.run(call)
         if isinstance(answer, Answer) and answer.word == "unopened":
@@ -121,7 +123,14 @@ class Driver:
         seq: int = 0,
         known: Sequence[str] | bool = False,
     ) -> Answer[list[Zombie]]:
-        beat = {"epoch": epoch, "class": class_of(tokens), "tokens": tokens, "running": running, "seq": seq, "known": known}
+        beat = {
+            "epoch": epoch,
+            "class": class_of(tokens),
+            "tokens": tokens,
+            "running": running,
+            "seq": seq,
+            "known": known,
+        }
         return await self.run(self.cells.beat(CELL, node, beat))
 
     async def submit(self, job: str = "j1", *, gen: int = 1, **spec: Any) -> Answer[JobView]:

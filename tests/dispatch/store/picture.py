@@ -21,7 +21,9 @@ class Picture:
         self.nodes = parts["nodes"]
         self.jobs = parts["jobs"]
         self.due = parts["due"]
-        self.held = {(node, lease): held for node, record in self.nodes.items() for lease, held in record["leases"].items()}
+        self.held = {
+            (node, lease): held for node, record in self.nodes.items() for lease, held in record["leases"].items()
+        }
         self.waiting = [job for job, record in self.jobs.items() if record["waiting"]]
 
     @property
@@ -40,7 +42,7 @@ class Picture:
             held = len(record["leases"])
             if held > record["limit"]:
                 yield f"{node} holds {held} of {record['limit']}"
-            is_open = record["class"] and not record["gone"] and not record["stale"]
+            is_open = record["class"] and not record["gone"] and not record["stale"] and not record["waking"]
             if is_open and held + record["unknown"] < record["limit"]:
                 opened[node] = record["class"], (held + record["unknown"]) / record["limit"]
             if record["gone"] and not record["class"] and not held and f"gone {node}" not in self.due:
@@ -50,7 +52,9 @@ class Picture:
         yield from _differ("free", set(self.parts["free"]), {f"{name} {node}" for node, (name, _) in opened.items()})
         loads = {node: float(load) for node, load in self.parts["load"].items()}
         yield from _differ("load", loads, {node: load for node, (_, load) in opened.items()})
-        yield from _differ("free_counts", _counts(self.parts["free_counts"]), Counter(name for name, _ in opened.values()))
+        yield from _differ(
+            "free_counts", _counts(self.parts["free_counts"]), Counter(name for name, _ in opened.values())
+        )
         members = Counter(record["class"] for record in self.nodes.values() if record["class"])
         yield from _differ("members", _counts(self.parts["members"]), members)
         yield from _differ("classes", set(self.parts["classes"]), set(members))
@@ -97,8 +101,14 @@ class Picture:
 
     def _of_steps(self) -> Iterator[str]:
         wanted = {f"lease {job} {record['lease']}" for job, record in self.jobs.items() if record["lease"]}
-        wanted |= {f"zombie {n} {lease}" for (n, lease), held in self.held.items() if held["state"] in ("zombie", "foreign")}
-        wanted |= {f"gone {node}" for node, record in self.nodes.items() if record["gone"] and record["class"]}
+        wanted |= {
+            f"zombie {n} {lease}" for (n, lease), held in self.held.items() if held["state"] in ("zombie", "foreign")
+        }
+        wanted |= {
+            f"gone {node}"
+            for node, record in self.nodes.items()
+            if (record["gone"] or record["waking"]) and record["class"]
+        }
         wanted |= {f"job {job}" for job, record in self.jobs.items() if not record["lease"]}
         # A job that waited keeps its deadline in the line while it is leased; a gone node may have had no class.
         possible = {f"job {job}" for job, record in self.jobs.items() if record["lease"]}
@@ -129,7 +139,9 @@ async def picture(client: RedisClient, keys: Keys, cell: str) -> Picture:
         command("ZRANGE", names[part], 0, -1, "WITHSCORES") if part in _SETS else command("HGETALL", names[part])
         for part in CELL_PARTS
     )
-    return Picture({part: _read(part, found) for part, found in zip(CELL_PARTS, await client.flush(*calls), strict=True)})
+    return Picture(
+        {part: _read(part, found) for part, found in zip(CELL_PARTS, await client.flush(*calls), strict=True)}
+    )
 
 
 def _read(part: str, found: Any) -> dict[str, Any]:

@@ -1,12 +1,25 @@
 """What each script of a cell answers, and the rules of DESIGN 3, one claim at a time."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from dispatch.store.cells import Grant, HeldLease
+from dispatch.store.cells import Answer, Grant, HeldLease
 from dispatch.store.client import RedisClient
-from tests.dispatch.store.driver import CELL, KIND, NEVER_MS, OK, RETRY, TOKENS, Driver, next_millisecond, spec_of, table_of
+from dispatch.store.script import Call
+from tests.dispatch.store.driver import (
+    CELL,
+    KIND,
+    NEVER_MS,
+    OK,
+    RETRY,
+    TOKENS,
+    Driver,
+    next_millisecond,
+    spec_of,
+    table_of,
+)
 
 BOTH = ",en>es,es>en,"
 BACK = "es>en|tenant"
@@ -29,7 +42,7 @@ async def run_due(cell: Driver) -> None:
 
 async def test_a_cell_that_nobody_opened_says_so(cell: Driver):
     await cell.empty()
-    for call in (
+    calls: tuple[Call[Any], ...] = (
         cell.cells.upsert(CELL, "n1", {}),
         cell.cells.remove(CELL, "n1", epoch=1, unsent=[]),
         cell.cells.beat(CELL, "n1", {}),
@@ -42,7 +55,8 @@ async def test_a_cell_that_nobody_opened_says_so(cell: Driver):
         cell.cells.states(CELL, ["j1"]),
         cell.cells.due(CELL),
         cell.cells.audit(CELL),
-    ):
+    )
+    for call in calls:
         assert (await cell.client.run(call)).word == "unopened"
     assert (await cell.picture()).parts["meta"] == {}
 
@@ -51,7 +65,8 @@ async def test_opening_a_cell_again_keeps_its_incarnation(cell: Driver):
     first = await cell.run(cell.cells.open(CELL))
     assert await cell.run(cell.cells.open(CELL)) == first
     await cell.empty()
-    assert int(await cell.run(cell.cells.open(CELL))) > int(first)
+    later = await cell.run(cell.cells.open(CELL))
+    assert int(later) > int(first)
 
 
 async def test_every_key_of_a_cell_exists_from_the_start_to_the_end(cell: Driver):
@@ -114,7 +129,7 @@ async def test_the_same_request_makes_one_attempt(cell: Driver):
     answers = await asyncio.gather(*(cell.submit() for _ in range(20)))
     assert {answer.word for answer in answers} == {"assigned"}
     assert len({answer.body.lease for answer in answers}) == 1
-    assert sum(len(answer.news.grants) for answer in answers) == 1
+    assert len((await cell.check()).held) == 1
 
 
 async def test_a_later_generation_starts_afresh_and_the_old_attempt_keeps_its_slot(cell: Driver):
@@ -144,9 +159,7 @@ async def test_a_finished_job_answers_with_its_outcome(cell: Driver):
     assert (answer.word, answer.body.outcome, answer.body.lease) == ("finished", "ok", grant.lease)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "reason"), [(None, "no_node"), ("", "no_ready_node"), (",fr>de,", "lacks en>es")]
-)
+@pytest.mark.parametrize(("tokens", "reason"), [(None, "no_node"), ("", "no_ready_node"), (",fr>de,", "lacks en>es")])
 async def test_what_no_node_could_ever_do_is_refused_with_its_reason(cell: Driver, tokens: str | None, reason: str):
     if tokens is not None:
         await cell.node(tokens=tokens)
@@ -481,7 +494,7 @@ async def test_another_epoch_is_fenced_and_told_the_right_one(cell: Driver, epoc
     await cell.node(epoch=2)
     grant = await cell.leased()
     other = Grant("n1", "a", epoch, grant.lease, 1, "j1", 1, "s", 0, "a")
-    answers = [await cell.sent(other), await cell.event(other, "acked"), await cell.finish(other)]
+    answers: list[Answer[Any]] = [await cell.sent(other), await cell.event(other, "acked"), await cell.finish(other)]
     answers += [await cell.remove(epoch=epoch), await cell.beat(epoch=epoch)]
     assert [(answer.word, answer.body) for answer in answers] == [("fenced", [2])] * 5
     assert len((await cell.check()).held) == 1
@@ -489,7 +502,7 @@ async def test_another_epoch_is_fenced_and_told_the_right_one(cell: Driver, epoc
 
 async def test_a_node_that_the_cell_does_not_know_is_missing(cell: Driver):
     nobody = Grant("n9", "a", 1, "l", 1, "j1", 1, "s", 0, "a")
-    answers = [await cell.sent(nobody), await cell.event(nobody, "acked"), await cell.finish(nobody)]
+    answers: list[Answer[Any]] = [await cell.sent(nobody), await cell.event(nobody, "acked"), await cell.finish(nobody)]
     answers += [await cell.remove("n9"), await cell.beat("n9")]
     assert {answer.word for answer in answers} == {"missing"}
 
@@ -703,7 +716,7 @@ async def test_a_sequence_never_goes_back(cell: Driver):
 
 async def test_an_older_connection_is_refused_and_told_the_epoch(cell: Driver):
     await cell.node(epoch=5)
-    answer = await cell.node(epoch=4)
+    answer: Answer[Any] = await cell.node(epoch=4)
     assert (answer.word, answer.body) == ("stale_epoch", [5])
 
 
@@ -739,7 +752,7 @@ async def test_a_node_that_lists_its_work_frees_the_other_slots(cell: Driver):
 async def test_every_answer_to_an_owner_tells_what_it_has_not_sent(cell: Driver):
     await cell.node(limit=3)
     sent, grant = await grown(cell, "j1", "j2")
-    answers = [
+    answers: list[Answer[Any]] = [
         await cell.sent(sent),
         await cell.event(sent, "started"),
         await cell.beat(),

@@ -100,9 +100,20 @@ async def cell_audit(cell: Driver) -> tuple[Call[Any], list[str]]:
 
 
 CASES: tuple[Case, ...] = (
-    cell_open, node_upsert, node_remove, node_beat, job_submit, job_sent, job_event, job_finish, job_release, job_cancel,
-    jobs_state, jobs_due, cell_audit,
-)  # fmt: skip
+    cell_open,
+    node_upsert,
+    node_remove,
+    node_beat,
+    job_submit,
+    job_sent,
+    job_event,
+    job_finish,
+    job_release,
+    job_cancel,
+    jobs_state,
+    jobs_due,
+    cell_audit,
+)
 
 #: What a repetition cannot say again: it was told to whom it concerns, who asks for it in his own next call.
 ONCE = {"jobs_due", "job_cancel"}
@@ -130,7 +141,7 @@ async def test_a_call_made_twice_changes_the_cell_once_and_answers_alike(cell: D
 
 
 def _lasting(parts: dict[str, Any]) -> dict[str, Any]:
-    """Everything but the times at which somebody was heard of or has to be looked at, and the shares of a later look."""
+    """Everything but the times at which somebody was heard of or has to be looked at."""
     seen = {name: dict(part) for name, part in parts.items()}
     seen["nodes"] = {node: record | {"beat": 0} for node, record in seen["nodes"].items()}
     seen["due"] = dict.fromkeys(seen["due"])
