@@ -53,3 +53,4 @@ utterance_seconds = Histogram(
 late_ends = Counter("scheduler_late_ends_total", "Ends of utterances that had ended before: the first one wins.")
 envelopes = Counter("scheduler_envelopes_total", "Envelopes to other instances.", ["kind", "result"])
 due_steps = Counter("scheduler_due_steps_total", "Overdue steps repaired.")
+tasks_failed = Counter("scheduler_tasks_failed_total", "Work that ended with an error nobody expected.", ["owner"])

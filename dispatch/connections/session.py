@@ -39,12 +39,20 @@ class Utterance(msgspec.Struct, kw_only=True):
     sent_by_client_ms: int | None = None
 
 
+class _Ended(msgspec.Struct, frozen=True):
+    """What is remembered of an utterance that is over."""
+
+    fingerprint: bytes
+    key: str
+    failed: bool
+
+
 class Claim(Enum):
     """What a new request for an index is."""
 
     NEW = "new"
     REPEATED = "repeated"  #: the same request again: its one answer comes or has come
-    COLLIDES = "collides"  #: another content under a used index
+    COLLIDES = "collides"  #: another content under a used index, or another index under a used key
     TOO_MANY = "too_many"
 
 
@@ -55,26 +63,33 @@ class UtteranceTable(Generic[Frame]):
         self._limit = limit
         self._open: dict[int, Utterance] = {}
         self._waiting: dict[int, Frame] = {}
-        self._ended: dict[int, tuple[bytes, bool]] = {}
+        self._ended: dict[int, _Ended] = {}
+        self._index_of: dict[str, int] = {}  # idempotency keys of everything above
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def claim(self, index: int, fingerprint: bytes, *, retry: bool = False) -> Claim:
-        """May an utterance with this index begin? `retry` asks for another go at one that failed."""
+    def claim(self, index: int, fingerprint: bytes, *, key: str = "", retry: bool = False) -> Claim:
+        """May an utterance with this index begin? `retry` asks for another go at one that failed.
+
+        A key stands for one request, hence for one index.
+        """
+        if key and self._index_of.get(key, index) != index:
+            return Claim.COLLIDES
         if utterance := self._open.get(index):
             return Claim.REPEATED if utterance.fingerprint == fingerprint else Claim.COLLIDES
-        known, failed = self._ended.get(index, (None, False))
-        if known is not None and known != fingerprint:
-            return Claim.COLLIDES
-        if known is not None and (index in self._waiting or not (retry and failed)):
-            return Claim.REPEATED
+        if ended := self._ended.get(index):
+            if ended.fingerprint != fingerprint:
+                return Claim.COLLIDES
+            if index in self._waiting or not (retry and ended.failed):
+                return Claim.REPEATED
         # Ends that wait for their turn count as well: they are results in memory.
         return Claim.TOO_MANY if len(self._open) + len(self._waiting) >= self._limit else Claim.NEW
 
     def begin(self, utterance: Utterance) -> None:
         """Accept it; from now on it gets exactly one end."""
         self._open[utterance.index] = utterance
+        self._index_of[utterance.key] = utterance.index
 
     def get(self, index: int) -> Utterance | None:
         """The utterance, while it is open."""
@@ -88,9 +103,10 @@ class UtteranceTable(Generic[Frame]):
         utterance = self._open.pop(index, None)
         if utterance is None:
             return None
-        self._ended[index] = (utterance.fingerprint, failed)
+        self._ended[index] = _Ended(utterance.fingerprint, utterance.key, failed)
         if len(self._ended) > _ENDED_REMEMBERED:
-            del self._ended[next(iter(self._ended))]
+            oldest = self._ended.pop(next(iter(self._ended)))
+            self._index_of.pop(oldest.key, None)
         self._waiting[index] = frame
         lowest = min(self._open, default=None)
         turn = sorted(each for each in self._waiting if lowest is None or each < lowest)

@@ -29,6 +29,11 @@ local function mark_sent(held, job)
   end
 end
 
+local function give_up(id, job, reason)
+  finish(id, job, "failed", reason)
+  endings[#endings + 1] = {id, job.session, job.index, job.origin, "failed", reason}
+end
+
 local function not_sent(id, job, lease, reason)
   end_lease(node_id, node, lease)
   if not job then return end
@@ -38,12 +43,12 @@ local function not_sent(id, job, lease, reason)
   if job.lease == lease then
     job.lease, job.node = "", ""
     back_to_created(id, job)
+    -- Speech that is gone is gone for every node; nobody is to blame, yet it must not go round for ever.
+    if reason == "payload" then job.tries = job.tries + 1 end
+    if job.tries >= rules.tries then return give_up(id, job, "INTERNAL_ERROR") end
     place(id, job, {})
   end
-  if job.waiting and is_hopeless(job) then
-    finish(id, job, "failed", "NO_AVAILABLE_NODE")
-    endings[#endings + 1] = {id, job.session, job.index, job.origin, "failed", "NO_AVAILABLE_NODE"}
-  end
+  if job.waiting and is_hopeless(job) then give_up(id, job, "NO_AVAILABLE_NODE") end
 end
 
 local outcomes = {}

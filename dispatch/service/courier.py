@@ -4,7 +4,6 @@ Local peers never touch a stream. A full inbox is told to the sender and counted
 then found by the next beat, the utterance watch or the due keeper, since an envelope is only a doorbell (DESIGN 5).
 """
 
-import asyncio
 import secrets
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from dispatch.errors import DependencyDown
 from dispatch.messages.envelope import INLINE_BYTES, Envelope, Kind, encode
 from dispatch.messages.node import JobResult, NodePartial
 from dispatch.service.core import Core
+from dispatch.service.tasks import Tasks
 from dispatch.store.cells import Cancel, Ending, Grant, News
 from dispatch.store.inbox import Inbox
 from dispatch.store.outcome import Refused
@@ -54,7 +54,7 @@ class Courier:
         self._sessions = sessions
         self._inbox = inbox
         self._limit = core.config.scheduler.phase2.stream_maxlen
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending = Tasks("courier")
 
     def pass_on(self, news: News) -> None:
         """Grants to the nodes' owners, attempts to stop likewise, endings to the sessions' owners."""
@@ -167,9 +167,7 @@ class Courier:
 
     def post(self, instance: str, envelope: Envelope) -> None:
         """Put an envelope into that instance's inbox, soon."""
-        task = asyncio.get_running_loop().create_task(self._put(instance, envelope))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        self._sending.spawn(self._put(instance, envelope))
 
     async def _put(self, instance: str, envelope: Envelope) -> None:
         try:
@@ -185,8 +183,7 @@ class Courier:
 
     async def quiet(self) -> None:
         """Waits until everything posted so far lies in an inbox."""
-        while self._sending:
-            await asyncio.gather(*self._sending)
+        await self._sending.quiet()
 
 
 def pack_grant(grant: Grant, body: str | None) -> bytes:

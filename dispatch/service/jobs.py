@@ -18,6 +18,7 @@ from dispatch.errors import DependencyDown
 from dispatch.placement import Directory
 from dispatch.service.core import Core
 from dispatch.service.courier import Courier
+from dispatch.service.tasks import Tasks
 from dispatch.store.cells import Answer, JobView
 from dispatch.store.script import Call
 
@@ -49,7 +50,7 @@ class Jobs:
         self._directory = directory
         self._released: list[_Released] = []
         self._releasing: asyncio.Task[None] | None = None
-        self._cancelling: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("jobs")
 
     async def submit(self, session: str, utterance: Utterance) -> Answer[JobView]:
         """Bind the request and hand the job to a cell; the utterance learns its job, cell and generation.
@@ -126,9 +127,7 @@ class Jobs:
 
     def cancel(self, utterance: Utterance, reason: str) -> None:
         """Nobody wants this job any more; told to the cell as soon as Redis answers."""
-        task = asyncio.get_running_loop().create_task(self._cancel(utterance.cell, utterance.job, reason))
-        self._cancelling.add(task)
-        task.add_done_callback(self._cancelling.discard)
+        self._tasks.spawn(self._cancel(utterance.cell, utterance.job, reason))
 
     async def _cancel(self, cell: str, job: str, reason: str) -> None:
         if not cell:
@@ -150,7 +149,7 @@ class Jobs:
             _Released(session, utterance.index, utterance.target, utterance.job, utterance.cell, lease)
         )
         if self._releasing is None or self._releasing.done():
-            self._releasing = asyncio.get_running_loop().create_task(self._release())
+            self._releasing = self._tasks.spawn(self._release())
 
     async def _release(self) -> None:
         while self._released:
@@ -179,5 +178,4 @@ class Jobs:
 
     async def quiet(self) -> None:
         """Waits until everything released or cancelled so far is told."""
-        under_way = {self._releasing, *self._cancelling} - {None}
-        await asyncio.gather(*(task for task in under_way if task is not None))
+        await self._tasks.quiet()

@@ -8,7 +8,6 @@ import asyncio
 import heapq
 import itertools
 import secrets
-from collections.abc import Coroutine
 from typing import Any
 
 import structlog
@@ -37,6 +36,7 @@ from dispatch.placement import DEFAULT_CELL
 from dispatch.service.core import Core
 from dispatch.service.courier import Courier
 from dispatch.service.outbox import Outbox
+from dispatch.service.tasks import Tasks
 from dispatch.store.cells import Answer, Grant
 from dispatch.store.outcome import Refused
 from dispatch.store.script import Call
@@ -89,6 +89,7 @@ class NodeLink:
         self._pushed = False
         self._early: list[tuple[JobResult, bytes]] = []  # answers that came before the first push was answered
         self._gone = False
+        self._claiming = False
         self._draining = False
         self.empty = asyncio.Event()  #: set while the node owes no answer
         self.empty.set()
@@ -100,7 +101,7 @@ class NodeLink:
         self._sent: list[str] = []
         self._events: list[tuple[str, str, str, str]] = []
         self._reporting = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("node")
 
     @property
     def epoch(self) -> int:
@@ -132,6 +133,7 @@ class NodeLink:
                 view.leases, view.over, seq=view.seq, first=not self._pushed, now=self._core.clock.monotonic()
             )
             self._pushed = True
+            self._more.set()
             self._courier.pass_on(answer.news)
             early, self._early = self._early, []
             for frame, raw in early:
@@ -151,17 +153,21 @@ class NodeLink:
     async def _claim_above(self, epoch: int) -> bool:
         """The cell knows a higher epoch: who still owns the key claims again above it, else another has taken over."""
         core = self._core
+        self._claiming = True
         try:
             renewed = await core.client.run(
                 core.owners.renew(self.owner_key, instance=core.instance, epoch=self.table.epoch)
             )
             if isinstance(renewed, Refused):
+                self._claiming = False
                 self.fenced()
                 return False
             claimed = await core.client.run(core.owners.claim(self.owner_key, instance=core.instance, above=epoch))
         except DependencyDown:
             await asyncio.sleep(_AGAIN_SECONDS)
             return True
+        finally:
+            self._claiming = False
         self.table.epoch = claimed.epoch
         return True
 
@@ -181,7 +187,7 @@ class NodeLink:
     def drain(self) -> None:
         """Take no new lease any more; what runs may end."""
         self._draining = True
-        self._spawn(self.push())
+        self._tasks.spawn(self.push())
 
     def _class(self) -> dict[str, str]:
         tokens = languages.NOTHING if self._draining else self._tokens
@@ -193,11 +199,6 @@ class NodeLink:
 
     async def _ask(self, call: Call[Answer[Any]], *before: Call[Any]) -> Answer[Any]:
         return await self._core.ask(self.cell, call, *before)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # --- heartbeats -----------------------------------------------------------------------------------------------
 
@@ -225,7 +226,7 @@ class NodeLink:
         """
         self._beat_wanted = True
         if self._pushed and (self._beating is None or self._beating.done()):
-            self._beating = asyncio.get_running_loop().create_task(self._beats())
+            self._beating = self._tasks.spawn(self._beats())
 
     async def _beats(self) -> None:
         while self._beat_wanted and not self._gone:
@@ -265,7 +266,7 @@ class NodeLink:
         if self.health.look(now=now):
             self._tell_status()
             self._tokens = languages.class_tokens(self.capabilities, ready=self.health.status == "ready")
-            self._spawn(self.push())
+            self._tasks.spawn(self.push())
         for entry in self.table.past_ceiling(now):
             log.warning("lease_ceiling_passed", node=self.node, job=entry.job, lease=entry.lease)
         self._note_work()
@@ -296,7 +297,7 @@ class NodeLink:
         heapq.heappush(self._queue, (grant.seq, next(self._order), grant, body, now))
         self._more.set()
         if self._pumping is None or self._pumping.done():
-            self._pumping = asyncio.get_running_loop().create_task(self._pump())
+            self._pumping = self._tasks.spawn(self._pump())
 
     async def _pump(self) -> None:
         while self._queue and not self._gone:
@@ -360,7 +361,7 @@ class NodeLink:
         metrics.assignments.labels(reason).inc()
         if reason == "full":
             # The cell knows less than we do: hand it the table back first, so that it does not grant this slot again.
-            self._spawn(self._hand_back(grant))
+            self._tasks.spawn(self._hand_back(grant))
         else:
             self._events.append((grant.job, grant.lease, "not_sent", reason))
             self._report_soon()
@@ -410,8 +411,10 @@ class NodeLink:
             metrics.node_answers.labels("unknown").inc()
             return
         self._courier.partial(job=entry.job, session=entry.session, origin=entry.origin, partial=frame)
-        self._events.append((entry.job, entry.lease, "progress", ""))
-        self._report_soon()
+        progress = (entry.job, entry.lease, "progress", "")
+        if progress not in self._events:
+            self._events.append(progress)
+            self._report_soon()
 
     def result(self, frame: JobResult, raw: bytes) -> None:
         """The end of an attempt, by the lease that the job id names; whose it is, this table knows, not the frame."""
@@ -430,7 +433,7 @@ class NodeLink:
             self._sent.remove(entry.lease)
         if self._events:
             self._events = [event for event in self._events if event[1] != entry.lease]
-        self._spawn(self._finish(entry, frame, raw))
+        self._tasks.spawn(self._finish(entry, frame, raw))
 
     async def _finish(self, entry: Entry, frame: JobResult, raw: bytes) -> None:
         core = self._core
@@ -493,7 +496,7 @@ class NodeLink:
     def _report_soon(self) -> None:
         if not self._reporting:
             self._reporting = True
-            asyncio.get_running_loop().call_later(_REPORT_SECONDS, lambda: self._spawn(self._report()))
+            asyncio.get_running_loop().call_later(_REPORT_SECONDS, lambda: self._tasks.spawn(self._report()))
 
     async def _report(self) -> None:
         """Tell the cell what was sent and what the node said, in one go each; whatever got no answer is told again."""
@@ -539,8 +542,11 @@ class NodeLink:
         return self.table.epoch > epoch
 
     def fenced(self) -> None:
-        """Another connection of this node has taken over: change nothing any more, and close."""
-        if not self._gone:
+        """Another connection of this node has taken over: change nothing any more, and close.
+
+        Not while this one claims again: the higher epoch that somebody saw may be its own.
+        """
+        if not self._gone and not self._claiming:
             metrics.fenced.labels("node").inc()
             log.warning("node_taken_over", node=self.node, epoch=self.table.epoch)
             self._gone = True
@@ -579,7 +585,7 @@ class Nodes:
         self._core = core
         self._courier = courier
         self._exchange = exchange
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("nodes")
         core.on_data_loss.append(self.push_all)
 
     async def register(self, frame: NodeRegister, outbox: Outbox) -> NodeLink | ErrorFrame:
@@ -604,32 +610,30 @@ class Nodes:
             core, self._courier, outbox, node=node, epoch=epoch, limit=limit, capabilities=Capabilities.of(frame)
         )
         link.report_running(frame.running_job_ids)
-        if replaced := self._exchange.plug(node, link):
+        present = self._exchange.get(node)
+        if present is not None and present.epoch > link.epoch:
+            # Two registrations raced, and the later one was faster here.
+            link.fenced()
+        elif replaced := self._exchange.plug(node, link):
             replaced.fenced()
         return link
 
     def welcome(self, link: NodeLink) -> None:
         """Acknowledge the registration; only then may assignments go out (PROTOCOL 9.2 no. 9)."""
         link.outbox.put(encode(NodeRegisterAck(node_id=link.node, message="registered", status=link.health.status)))
-        self._spawn(link.push())
+        self._tasks.spawn(link.push())
 
     def leave(self, link: NodeLink) -> None:
         """The link's socket is closed, or registers anew. The cell is told by a task of our own: servers end a
         connection's task soon after its disconnect, and Redis may be silent for longer."""
         self._exchange.unplug(link.node, link)
-        self._spawn(link.closed())
+        self._tasks.spawn(link.closed())
 
     async def quiet(self) -> None:
         """Waits until every link that left is told to its cell."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.quiet()
 
     def push_all(self) -> None:
         """Redis has lost its data: every node here is put in again, at once."""
         for link in self._exchange:
-            self._spawn(link.push())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            self._tasks.spawn(link.push())

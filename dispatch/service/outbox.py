@@ -15,6 +15,9 @@ from dispatch.servers.base import SocketPort
 
 log = structlog.get_logger(__name__)
 
+_LOOK_SECONDS = 0.05  #: between two looks at a full transport
+_STALLED_LOOKS = 20  #: looks without progress after which the peer counts as not reading
+
 
 class Outbox:
     """Sends text frames one by one; `kind` is node or session, `limit` the unread bytes that cut the socket."""
@@ -27,6 +30,7 @@ class Outbox:
         self._frames: deque[str] = deque()
         self._waiting = 0  # characters in `_frames`
         self._sending = False  # a server may block in `send` as long as its peer does not read (uvicorn)
+        self._full = False  # the transport holds too much, so frames wait here
         self._pump: asyncio.Task[None] | None = None
         self._closing: tuple[int, str] | None = None
         self.closed = False
@@ -35,7 +39,7 @@ class Outbox:
         """Send this frame after those before it. Nothing happens once the socket is closed."""
         if self.closed or self._closing:
             return
-        if self._sending and self._waiting > self._limit:
+        if self._waiting > self._limit and (self._sending or self._full):
             self._cut()
             return
         self._frames.append(frame)
@@ -61,6 +65,23 @@ class Outbox:
         self._frames.clear()
         self._waiting = 0
 
+    async def _room(self) -> bool:
+        """Wait while the transport holds too much; False when the peer takes nothing of it for a while.
+
+        A burst may fill it before the event loop has had a chance to write: only a peer that does not read is cut.
+        """
+        least = self.port.buffered_bytes() or 0
+        patience = _STALLED_LOOKS
+        while (unread := self.port.buffered_bytes() or 0) > self._limit:
+            patience = _STALLED_LOOKS if unread < least else patience - 1
+            least = min(least, unread)
+            if patience == 0:
+                return False
+            self._full = True
+            await asyncio.sleep(_LOOK_SECONDS)
+        self._full = False
+        return True
+
     def _cut(self) -> None:
         unread = (self.port.buffered_bytes() or 0) + self._waiting
         log.warning("slow_reader_cut", kind=self._kind, unread=unread, limit=self._limit)
@@ -73,7 +94,7 @@ class Outbox:
     async def _run(self) -> None:
         try:
             while self._frames:
-                if (self.port.buffered_bytes() or 0) > self._limit:
+                if not await self._room():
                     self._cut()
                     return
                 frame = self._frames.popleft()

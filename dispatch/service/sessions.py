@@ -10,7 +10,6 @@ import hashlib
 import secrets
 import uuid
 from collections import Counter, deque
-from collections.abc import Coroutine
 from typing import Any
 
 import structlog
@@ -19,7 +18,7 @@ from dispatch import languages, metrics
 from dispatch.connections.groups import Groups
 from dispatch.connections.session import Claim, Utterance, UtteranceTable
 from dispatch.cutting import Cut, Cutter, audio_duration_ms
-from dispatch.errors import DependencyDown
+from dispatch.errors import BrokenScript, DependencyDown
 from dispatch.messages.base import ErrorFrame, Features, Frame, InvalidFrame, audio_bytes, encode
 from dispatch.messages.codes import ErrorCode, hint
 from dispatch.messages.node import AssignBody, JobResult, Pipeline, assign_body, decode_node
@@ -44,6 +43,7 @@ from dispatch.messages.session import (
 from dispatch.service.core import Core
 from dispatch.service.jobs import Jobs
 from dispatch.service.outbox import Outbox
+from dispatch.service.tasks import Tasks
 from dispatch.store.cells import Answer, JobView
 from dispatch.store.script import Call
 from dispatch.switchboard import Exchange
@@ -86,7 +86,7 @@ class SessionLink:
         self._groups = Groups(session)
         self._lane: deque[int] = deque()
         self._submitting: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("session")
         self._gone = False
         self.idle = asyncio.Event()
         self.idle.set()
@@ -197,12 +197,14 @@ class SessionLink:
     ) -> None:
         now = self._core.clock.monotonic()
         fingerprint = hashlib.blake2b(f"{src} {tgt} {audio}".encode(), digest_size=16).digest()
-        match self._table.claim(index, fingerprint, retry=retry):
+        go = self._goes[index] + retry
+        request = f"{key or f'#{index}'} again {go}"  # no key of a client has a # or a space in it
+        match self._table.claim(index, fingerprint, key=request, retry=retry):
             case Claim.REPEATED:
                 metrics.duplicate_requests.inc()
                 return
             case Claim.COLLIDES:
-                text = f"utterance_index {index} was used for other speech; count on from the highest index"
+                text = f"utterance_index {index}, or its idempotency_key, was used for other speech; take new ones"
                 self.outbox.put(encode(self._error(ErrorCode.INVALID_MESSAGE, text, index=index)))
                 return
             case Claim.TOO_MANY:
@@ -210,7 +212,7 @@ class SessionLink:
                 self.outbox.put(encode(self._error(ErrorCode.NODE_OVERLOADED, text, index=index)))
                 return
         if retry:
-            self._goes[index] += 1
+            self._goes[index] = go
         self._cutter.next_index = max(self._cutter.next_index, index + 1)
         services = ["asr", "nmt", "tts"]
         if features and features.speaker_identification:
@@ -243,7 +245,7 @@ class SessionLink:
             index=index,
             target=tgt,
             kind=f"{kind}|{self._tenant}",
-            key=f"{key or f'#{index}'} again {self._goes[index]}",  # no key of a client has a # or a space in it
+            key=request,
             fingerprint=fingerprint,
             body=body,
             audio_ms=audio_ms,
@@ -264,7 +266,7 @@ class SessionLink:
         if utterance.index not in self._lane:
             self._lane.append(utterance.index)
         if self._submitting is None or self._submitting.done():
-            self._submitting = asyncio.get_running_loop().create_task(self._submit_lane())
+            self._submitting = self._tasks.spawn(self._submit_lane())
 
     async def _submit_lane(self) -> None:
         while self._lane and not self._gone:
@@ -278,6 +280,12 @@ class SessionLink:
             except DependencyDown:
                 self._unheard(utterance)
                 await asyncio.sleep(_AGAIN_SECONDS)
+                continue
+            except BrokenScript as error:
+                # It would break again: this utterance ends, and those behind it have their turn.
+                log.error("submit_broken", job=utterance.job, problem=str(error))
+                self._lane.popleft()
+                self.ended(utterance.job, "failed", ErrorCode.INTERNAL_ERROR)
                 continue
             self._lane.popleft()
             utterance.submitted, utterance.unheard_since = True, None
@@ -321,7 +329,7 @@ class SessionLink:
             utterance.unable_since = self._core.clock.monotonic()
 
     def _fetch(self, utterance: Utterance, view: JobView) -> None:
-        self._spawn(self._fetch_result(utterance, view))
+        self._tasks.spawn(self._fetch_result(utterance, view))
 
     async def _fetch_result(self, utterance: Utterance, view: JobView) -> None:
         try:
@@ -496,7 +504,7 @@ class SessionLink:
 
     def keep_record(self) -> None:
         """Write the session record, without making the session wait for it."""
-        self._spawn(self._write_record())
+        self._tasks.spawn(self._write_record())
 
     async def _write_record(self) -> None:
         try:
@@ -509,11 +517,6 @@ class SessionLink:
         return self._core.sessions.open(
             self.session, epoch=self.epoch, instance=self._core.instance, src=self._src, tgt=self._tgt
         )
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -556,7 +559,7 @@ class Sessions:
         self._core = core
         self._jobs = jobs
         self._exchange = exchange
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("sessions")
 
     async def begin(self, init: SessionInit, outbox: Outbox) -> SessionLink:
         """Open a session and acknowledge it."""
@@ -577,14 +580,11 @@ class Sessions:
     def leave(self, link: SessionLink) -> None:
         """The link's socket is closed, or acts for another session now."""
         self._exchange.unplug(link.session, link)
-        task = asyncio.get_running_loop().create_task(link.closed())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(link.closed())
 
     async def quiet(self) -> None:
         """Waits until every link that left has given back what was its own."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.quiet()
 
 
 def _tenant(wish: str | None) -> str:

@@ -347,6 +347,7 @@ class CellMachine(RuleBasedStateMachine):
         if reason == "full" and connection in self.connections.values():
             self.upsert(connection, self.tokens_of(connection.node))
         connection.pending.pop(grant.lease, None)
+        connection.table.pop(grant.lease, None)  # where an upsert may have told of it as a zombie
         connection.handled.add(grant.lease)
         connection.seq = max(connection.seq, grant.seq)
         events = [(grant.job, grant.lease, "not_sent", reason)]
