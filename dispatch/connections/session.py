@@ -23,7 +23,6 @@ class Utterance(msgspec.Struct, kw_only=True):
     key: str  #: idempotency key of the request
     fingerprint: bytes  #: of the content; tells a repetition from a collision
     body: str  #: JSON members of the assignment, speech included
-    audio_ms: int
     trace_id: str
     accepted_at: float  #: monotonic seconds
     deadline_at: float

@@ -17,7 +17,7 @@ import structlog
 from dispatch import languages, metrics
 from dispatch.connections.groups import Groups
 from dispatch.connections.session import Claim, Utterance, UtteranceTable
-from dispatch.cutting import Cut, Cutter, audio_duration_ms
+from dispatch.cutting import Cut, Cutter
 from dispatch.errors import BrokenScript, DependencyDown
 from dispatch.messages.base import ErrorFrame, Features, Frame, InvalidFrame, audio_bytes, encode
 from dispatch.messages.codes import ErrorCode, hint
@@ -136,7 +136,6 @@ class SessionLink:
         self._accept(
             cut.index,
             audio=base64.b64encode(cut.audio).decode(),
-            audio_ms=audio_duration_ms(cut.audio, "opus", 16_000),
             src=self._src,
             tgt=self._tgt,
             audio_format="opus",
@@ -153,7 +152,7 @@ class SessionLink:
     def utterance(self, frame: UtteranceFrame) -> None:
         """A whole utterance in one frame, treated like a manual cut (PROTOCOL 2.1)."""
         try:
-            data = audio_bytes(frame.audio, field="audio")
+            audio_bytes(frame.audio, field="audio")
         except InvalidFrame as error:
             metrics.frames_refused.labels("session", "bad_base64").inc()
             self.outbox.put(encode(self._error(ErrorCode.INVALID_MESSAGE, str(error), index=frame.utterance_index)))
@@ -161,7 +160,6 @@ class SessionLink:
         self._accept(
             frame.utterance_index,
             audio=frame.audio,
-            audio_ms=audio_duration_ms(data, frame.audio_format, frame.sample_rate),
             src=languages.normalise(frame.src_lang),
             tgt=languages.normalise(frame.tgt_lang),
             audio_format=frame.audio_format,
@@ -182,7 +180,6 @@ class SessionLink:
         index: int,
         *,
         audio: str,
-        audio_ms: int,
         src: str,
         tgt: str,
         audio_format: str,
@@ -248,7 +245,6 @@ class SessionLink:
             key=request,
             fingerprint=fingerprint,
             body=body,
-            audio_ms=audio_ms,
             trace_id=trace_id,
             accepted_at=now,
             deadline_at=now + self._core.config.scheduler.utterance_deadline_seconds,

@@ -81,7 +81,6 @@ def request(stage: Stage, session: str) -> Utterance:
         key="0",
         fingerprint=b"",
         body=assign_body(body),
-        audio_ms=20,
         trace_id="trace",
         accepted_at=0.0,
         deadline_at=60.0,

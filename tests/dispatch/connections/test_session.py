@@ -17,7 +17,6 @@ def utterance(index: int, *, fingerprint: bytes = SAME, deadline_at: float = 60.
         key=str(index),
         fingerprint=fingerprint,
         body="",
-        audio_ms=0,
         trace_id="t",
         accepted_at=0.0,
         deadline_at=deadline_at,

@@ -23,7 +23,6 @@ def utterance(index: int = 0, *, key: str = "k") -> Utterance:
         key=key,
         fingerprint=b"f",
         body='"session_id":"s","utterance_index":0,"trace_id":"t"}',
-        audio_ms=0,
         trace_id="t",
         accepted_at=0.0,
         deadline_at=60.0,
