@@ -17,6 +17,7 @@ import structlog
 from dispatch.clock import Clock, SystemClock
 from dispatch.conf import Config
 from dispatch.placement import DEFAULT_CELL, Directory
+from dispatch.roles.auditor import Auditor
 from dispatch.roles.base import Role, supervise
 from dispatch.roles.directory_keeper import DirectoryKeeper
 from dispatch.roles.due_keeper import DueKeeper
@@ -102,11 +103,13 @@ class Instance:
             settings=phase2,
             clock=self.clock,
         )
+        due_keeper = DueKeeper(core, self.courier, presence)
         self.roles: tuple[Role, ...] = (
             self.presence_keeper,
             self.owner_keeper,
             self.inbox_reader,
-            DueKeeper(core, self.courier, presence),
+            due_keeper,
+            Auditor(core, due_keeper.looks_after),
             UtteranceWatch(core, self.jobs, self.session_sockets),
             DirectoryKeeper(core, self.directory),
             Pulse(self.clock, self.node_sockets, self.session_sockets, isolated=lambda: self.presence_keeper.isolated),

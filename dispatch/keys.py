@@ -7,7 +7,7 @@ operators look at keep the spelling of the first generation (DESIGN 10); the res
 from functools import lru_cache
 
 CELL_PARTS = (
-    "meta",  #: hash: incarnation, job_seq, version
+    "meta",  #: hash: incarnation, job_seq, lease_seq
     "nodes",  #: hash: node id -> packed record with its leases
     "jobs",  #: hash: job id -> packed record
     "classes",  #: hash: class id -> its tokens
@@ -19,7 +19,7 @@ CELL_PARTS = (
     "heads",  #: zset: kind -> sequence of its oldest waiting job
     "due",  #: zset: step -> time in ms when somebody has to look
     "indexes",  #: hash: session id -> highest utterance index leased
-    "foreign",  #: hash: job id -> "node lease", for leases whose job is not in this cell
+    "foreign",  #: hash: job id -> packed {lease: node}, for leases whose job is not in this cell
 )
 
 

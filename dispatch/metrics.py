@@ -54,3 +54,4 @@ late_ends = Counter("scheduler_late_ends_total", "Ends of utterances that had en
 envelopes = Counter("scheduler_envelopes_total", "Envelopes to other instances.", ["kind", "result"])
 due_steps = Counter("scheduler_due_steps_total", "Overdue steps repaired.")
 tasks_failed = Counter("scheduler_tasks_failed_total", "Work that ended with an error nobody expected.", ["owner"])
+cell_faults = Counter("scheduler_cell_faults_total", "Figures of a cell that its audit found untrue.")

@@ -43,6 +43,7 @@ class Gate(Enum):
     SEND = "send"
     HOLD = "hold"  #: an earlier lease of the sequence is still under way
     KNOWN = "known"  #: sent or declined before
+    LATE = "late"  #: a later one was sent, so a beat under way may say that the node does not know of this one
     OTHER_EPOCH = "other_epoch"  #: meant for another connection: dropped and counted
     FULL = "full"  #: the table knows of more than the cell does
     INDEX = "index"  #: the node has had a later utterance of this session
@@ -109,6 +110,8 @@ class LeaseTable:
             return Gate.OTHER_EPOCH
         if grant.lease in self._decided:
             return Gate.KNOWN
+        if grant.seq < self._next_seq:
+            return Gate.LATE
         if grant.seq > self._next_seq and patient:
             return Gate.HOLD
         if grant.index <= self._highest.get(grant.session, -1):

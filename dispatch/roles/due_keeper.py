@@ -41,10 +41,13 @@ class DueKeeper(Role):
             }
             self._counted = now
         for cell in list(self._core.incarnations):
-            mine = winner(cell, self._living) == self._core.instance
-            if mine or now - self._looked.get(cell, 0.0) >= _OTHERS_SECONDS:
+            if self.looks_after(cell) or now - self._looked.get(cell, 0.0) >= _OTHERS_SECONDS:
                 self._looked[cell] = now
                 await self._take(cell)
+
+    def looks_after(self, cell: str) -> bool:
+        """Whether this instance wins the cell among those that live."""
+        return winner(cell, self._living) == self._core.instance
 
     async def _take(self, cell: str) -> None:
         for _ in range(_PAGES):

@@ -75,7 +75,6 @@ class NodeLink:
             epoch=epoch, limit=limit, ceiling=core.config.scheduler.job_timeout.lease_ceiling_seconds
         )
         self.outbox = outbox
-        self.connected_at = now
         self._core = core
         self._courier = courier
         self._declared = capabilities.installed_types & CORE

@@ -67,7 +67,6 @@ class SessionLink:
         self.owner_key = core.keys.session_owner(session)
         self.outbox = outbox
         self.trace_id = init.trace_id or str(uuid.uuid4())
-        self.connected_at = core.clock.monotonic()
         self._core = core
         self._jobs = jobs
         self._init = init
