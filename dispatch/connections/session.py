@@ -21,6 +21,7 @@ class Utterance(msgspec.Struct, kw_only=True):
     target: str  #: target language
     kind: str  #: what the job needs, `tokens|tenant`
     key: str  #: idempotency key of the request
+    shared: bool = True  #: others may name this request, too: the client gave it a key
     fingerprint: bytes  #: of the content; tells a repetition from a collision
     body: str  #: JSON members of the assignment, speech included
     trace_id: str

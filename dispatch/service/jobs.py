@@ -55,6 +55,9 @@ class Jobs:
     async def submit(self, session: str, utterance: Utterance) -> Answer[JobView]:
         """Bind the request and hand the job to a cell; the utterance learns its job, cell and generation.
 
+        A request that only its own connection can name needs no answer about its binding: both steps travel together,
+        where the order is kept.
+
         Raises:
             DependencyDown: unknown whether it was taken in; submit again.
         """
@@ -62,47 +65,47 @@ class Jobs:
         if not core.fresh():
             raise DependencyDown("our own presence is in doubt, so no lease is taken now")
         choice = self._directory.choose(utterance.kind)
-        ttl = core.payload_ttl_ms
-        binding, *_ = await core.client.flush(
-            core.requests.bind(
-                f"{session} {utterance.key} {utterance.target}",
-                job=utterance.job,
-                cell=utterance.cell or choice.cell,
-                ttl_ms=core.config.scheduler.task_binding.lease_seconds * 1000,
-                gen=utterance.gen,
-            ),
-            core.payloads.put_payload(utterance.job, utterance.body, ttl_ms=ttl),
-            core.sessions.enter(
-                session, utterance.index, utterance.target, job=utterance.job, cell=utterance.cell or choice.cell
-            ),
-        )
-        if binding.job != utterance.job:
-            # The same request came in elsewhere first: its job is ours, and so is its payload.
-            metrics.duplicate_requests.inc()
-            await core.client.run(core.payloads.drop(utterance.job))
-        utterance.job, utterance.cell, utterance.gen = binding.job, binding.cell, binding.gen
-        answer = await core.ask(
-            utterance.cell,
-            core.cells.submit(
-                utterance.cell,
-                utterance.job,
-                gen=utterance.gen,
-                spec={
-                    "kind": utterance.kind,
-                    "session": session,
-                    "index": utterance.index,
-                    "origin": core.instance,
-                    "boot": core.boot,
-                    "exec_ms": core.config.scheduler.job_timeout_seconds * 1000,
-                    "orphan_ms": core.config.scheduler.utterance_deadline_seconds * 1000 + _ORPHAN_MS,
-                    "hints": choice.hints,
-                },
-            ),
-        )
+        utterance.cell = utterance.cell or choice.cell
+        bind = self._bind(session, utterance)
+        if utterance.shared or not core.client.ordered:
+            binding = (await core.client.flush(*bind))[0]
+            bind = ()
+            if binding.job != utterance.job:
+                # The same request came in elsewhere first: its job is ours, and so is its payload.
+                metrics.duplicate_requests.inc()
+                await core.client.run(core.payloads.drop(utterance.job))
+            utterance.job, utterance.cell, utterance.gen = binding.job, binding.cell, binding.gen
+        spec = {
+            "kind": utterance.kind,
+            "session": session,
+            "index": utterance.index,
+            "origin": core.instance,
+            "boot": core.boot,
+            "exec_ms": core.config.scheduler.job_timeout_seconds * 1000,
+            "orphan_ms": core.config.scheduler.utterance_deadline_seconds * 1000 + _ORPHAN_MS,
+            "hints": choice.hints,
+        }
+        submit = core.cells.submit(utterance.cell, utterance.job, gen=utterance.gen, spec=spec)
+        answer = await core.ask(utterance.cell, submit, *bind)
         self._courier.pass_on(answer.news)
         metrics.submissions.labels(answer.word).inc()
         metrics.dispatch_latency.observe(core.clock.monotonic() - began)
         return answer
+
+    def _bind(self, session: str, utterance: Utterance) -> tuple[Call[Any], ...]:
+        """Bind the request to its job (first), store the speech, and note the job in the session record."""
+        core = self._core
+        return (
+            core.requests.bind(
+                f"{session} {utterance.key} {utterance.target}",
+                job=utterance.job,
+                cell=utterance.cell,
+                ttl_ms=core.config.scheduler.task_binding.lease_seconds * 1000,
+                gen=utterance.gen,
+            ),
+            core.payloads.put_payload(utterance.job, utterance.body, ttl_ms=core.payload_ttl_ms),
+            core.sessions.enter(session, utterance.index, utterance.target, job=utterance.job, cell=utterance.cell),
+        )
 
     async def states(self, cell: str, jobs: list[str]) -> list[JobView | None]:
         """What became of these jobs of one cell; None for one that is not there (or whose cell is not).

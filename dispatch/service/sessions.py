@@ -242,6 +242,7 @@ class SessionLink:
             target=tgt,
             kind=f"{kind}|{self._tenant}",
             key=request,
+            shared=key is not None,
             fingerprint=fingerprint,
             body=body,
             trace_id=trace_id,
