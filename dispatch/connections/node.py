@@ -37,6 +37,11 @@ class Entry(msgspec.Struct, kw_only=True):
         return f"{self.job}-{self.lease}"
 
 
+def lease_of(name: str) -> str:
+    """The lease that a job id of a node names (`Entry.name`), whoever sent it."""
+    return name.rpartition("-")[2]
+
+
 class Gate(Enum):
     """What to do with a grant."""
 

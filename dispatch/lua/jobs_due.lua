@@ -61,7 +61,7 @@ end
 
 local function overdue_grace(node_id)
   local node = node_of(node_id)
-  if not node or (node.gone == 0 and not node.waking) then return end
+  if not node or (node.gone == 0 and not node.waking and not node.stale) then return end
   node.waking = false
   enrol(node, "", "")
   keep_node(node_id, node)

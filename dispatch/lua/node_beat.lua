@@ -25,9 +25,8 @@ beat = cmsgpack.unpack(beat)
 local node = node_of(id)
 if not node then return answer("missing") end
 if node.epoch ~= beat.epoch or node.gone ~= 0 then return answer("fenced", {node.epoch}) end
-node.beat, node.stale = now, false
-if node.waking then redis.call("ZREM", due, "gone " .. id) end
-node.waking = false
+if node.waking or node.stale then redis.call("ZREM", due, "gone " .. id) end
+node.beat, node.stale, node.waking = now, false, false
 enrol(node, beat.class, beat.tokens)
 keep_node(id, node)
 

@@ -42,6 +42,7 @@ elseif node.epoch < spec.epoch then
 end
 node.owner, node.boot, node.limit, node.acks = spec.owner, spec.boot, spec.limit, spec.acks or node.acks or false
 node.beat, node.gone, node.stale = now, 0, false
+local counted = node.seq
 node.seq = math.max(node.seq, spec.seq or 0) -- after data loss, too, since beats echo it
 -- Back, and not ready yet: what it could do before counts as able for the grace, but nothing is given to it.
 node.waking = node.waking and spec.class == ""
@@ -71,8 +72,9 @@ for _, entry in ipairs(spec.table) do
   local lease, job_id, state, left, seq = unpack(entry)
   if not node.leases[lease] then
     local job = job_of(job_id)
-    -- Sent before this cell was born, at the latest: lost with the data, not ended, though the session was faster.
-    local lost = now + left - rules.ceiling_ms - rules.presence_ms < born
+    -- Sent before this cell was born, or of a sequence that it has not reached (a failover set it back): lost with the
+    -- data, not ended, though the session was faster.
+    local lost = now + left - rules.ceiling_ms - rules.presence_ms < born or (seq or 0) > counted
     if job and not lost then
       over[#over + 1] = lease
     else

@@ -62,7 +62,7 @@ class Core:
             await self.client.flush(*before)
             before = ()
         answer: Answer[Body] = (await self.client.flush(*before, call))[-1]
-        if answer.word == "unopened":
+        while answer.word == "unopened":  # it may be lost again in between
             self.note(cell, await self.client.run(self.cells.open(cell)))
             answer = await self.client.run(call)
         self.note(cell, answer.incarnation)

@@ -14,7 +14,7 @@ import structlog
 
 from dispatch import languages, metrics
 from dispatch.connections.health import CORE, Health, is_healthy
-from dispatch.connections.node import Entry, Gate, LeaseTable
+from dispatch.connections.node import Entry, Gate, LeaseTable, lease_of
 from dispatch.errors import BrokenScript, DependencyDown
 from dispatch.messages.base import ErrorFrame, encode
 from dispatch.messages.capabilities import Capabilities, refusal
@@ -124,7 +124,7 @@ class NodeLink:
                 await asyncio.sleep(_AGAIN_SECONDS)
                 continue
             if answer.word == "stale_epoch":
-                if not await self._claim_above(answer.body[0]):
+                if self._gone or not await self._claim_above(answer.body[0]):
                     return
                 continue
             view = answer.body
@@ -180,8 +180,15 @@ class NodeLink:
             "acks": self._acks,
             "seq": self.table.seq,
             "table": self.table.table(self._core.clock.monotonic()),
-            "known": self.table.leases_of(self._known),
+            "known": self._named(),
         }
+
+    def _named(self) -> list[str] | bool:
+        """The leases that the node has named since its registration, for the first push: all are older than this
+        connection. Later pushes tell nothing; only a beat says up to which lease its node knew of them."""
+        if self._pushed or self._known is None:
+            return False
+        return [lease_of(name) for name in (*self._known, *(frame.job_id for frame, _ in self._early))]
 
     def drain(self) -> None:
         """Take no new lease any more; what runs may end."""
@@ -243,7 +250,8 @@ class NodeLink:
         beat = {
             "epoch": epoch,
             **self._class(),
-            "running": self._usage_running,
+            # What the cell does not know to be sent, it would take for work of somebody else.
+            "running": max(0, self._usage_running - len(self._sent)),
             "seq": self._assign_seq,
             "known": self.table.leases_of(self._known),
         }
@@ -310,12 +318,15 @@ class NodeLink:
             heapq.heappop(self._queue)
             if gate is Gate.SEND and body is None:
                 self._at_gate = grant
-                body = await self._stored_body(grant)
+                try:
+                    body, missing = await self._stored_body(grant), "payload"
+                except DependencyDown:
+                    missing = "unreadable"  # which is no evidence that it is gone (P7)
                 self._at_gate = None
                 gate = self.table.offer(grant, patient=False)  # stopped meanwhile, or closed?
             if gate is Gate.SEND:
                 if body is None:
-                    self._refuse(grant, "payload")
+                    self._refuse(grant, missing)
                 else:
                     self._assign(grant, body, came)
             elif gate is Gate.OTHER_EPOCH:
@@ -333,11 +344,12 @@ class NodeLink:
             return
 
     async def _stored_body(self, grant: Grant) -> str | None:
-        """The assignment's members from Redis; None when they are gone or Redis does not answer."""
-        try:
-            stored = await self._core.client.run(self._core.payloads.get_payload(grant.job))
-        except DependencyDown:
-            return None
+        """The assignment's members from Redis; None when they are gone.
+
+        Raises:
+            DependencyDown: not known now.
+        """
+        stored = await self._core.client.run(self._core.payloads.get_payload(grant.job))
         return None if stored is None else stored.decode()
 
     def _assign(self, grant: Grant, body: str, came: float) -> None:
@@ -499,13 +511,13 @@ class NodeLink:
 
     async def _report(self) -> None:
         """Tell the cell what was sent and what the node said, in one go each; whatever got no answer is told again."""
-        sent, self._sent = self._sent, []
+        sent, told = list(self._sent), set[str]()
         events, self._events = self._events, []
         cells, epoch = self._core.cells, self.table.epoch
         try:
             if sent:
                 await self._told(cells.sent(self.cell, self.node, epoch=epoch, leases=sent), epoch)
-                sent = []
+                told.update(sent)
             if events:
                 await self._told(cells.event(self.cell, self.node, epoch=epoch, events=events), epoch)
                 events = []
@@ -514,8 +526,9 @@ class NodeLink:
         except BrokenScript as error:
             # Told again it would break again, and with it whatever else this link has to say. Due steps make up for it.
             log.error("report_not_taken", node=self.node, sent=len(sent), events=len(events), problem=str(error))
-            sent, events = [], []
-        self._sent[:0] = [lease for lease in sent if self.table.get(lease)]
+            told.update(sent)
+            events = []
+        self._sent = [lease for lease in self._sent if lease not in told and self.table.get(lease)]
         self._events[:0] = events
         self._reporting = False
         if (self._sent or self._events) and not self._gone:
@@ -558,13 +571,17 @@ class NodeLink:
         if fenced:
             return
         core = self._core
-        unsent = [queued[2].lease for queued in self._queue]
+        # A grant that is told again may lie here though it was sent.
+        unsent = [queued[2].lease for queued in self._queue if self.table.get(queued[2].lease) is None]
         if self._at_gate is not None:
             self.table.forbid(self._at_gate.lease)
             unsent.append(self._at_gate.lease)
         while True:
+            epoch, sent = self.table.epoch, list(self._sent)
+            # What was sent is told first: speech that kills nodes at once must not look as if it had never been there.
+            before = (core.cells.sent(self.cell, self.node, epoch=epoch, leases=sent),) if sent else ()
             try:
-                answer = await self._ask(core.cells.remove(self.cell, self.node, epoch=self.table.epoch, unsent=unsent))
+                answer = await self._ask(core.cells.remove(self.cell, self.node, epoch=epoch, unsent=unsent), *before)
                 await core.client.run(core.owners.release(self.owner_key, epoch=self.table.epoch))
                 if answer.word == "ok":
                     await core.client.flush(

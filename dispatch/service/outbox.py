@@ -96,6 +96,7 @@ class Outbox:
             while self._frames:
                 if not await self._room():
                     self._cut()
+                if self.closed:  # now, or while it waited for room
                     return
                 frame = self._frames.popleft()
                 self._waiting -= len(frame)

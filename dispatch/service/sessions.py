@@ -83,7 +83,7 @@ class SessionLink:
         self._by_job: dict[str, int] = {}
         self._goes: Counter[int] = Counter()
         self._groups = Groups(session)
-        self._lane: deque[int] = deque()
+        self._lane: deque[Utterance] = deque()
         self._submitting: asyncio.Task[None] | None = None
         self._tasks = Tasks("session")
         self._gone = False
@@ -259,15 +259,15 @@ class SessionLink:
 
     def _submit(self, utterance: Utterance) -> None:
         """Into the lane: a session's utterances are submitted one after the other, in order."""
-        if utterance.index not in self._lane:
-            self._lane.append(utterance.index)
+        if not any(each is utterance for each in self._lane):
+            self._lane.append(utterance)
         if self._submitting is None or self._submitting.done():
             self._submitting = self._tasks.spawn(self._submit_lane())
 
     async def _submit_lane(self) -> None:
         while self._lane and not self._gone:
-            utterance = self._table.get(self._lane[0])
-            if utterance is None:
+            utterance = self._lane[0]
+            if not self._is_open(utterance):
                 self._lane.popleft()
                 continue
             self._by_job[utterance.job] = utterance.index
@@ -285,20 +285,24 @@ class SessionLink:
                 continue
             self._lane.popleft()
             utterance.submitted, utterance.unheard_since = True, None
-            self._by_job[utterance.job] = utterance.index
             self._submitted(utterance, answer)
 
     def _submitted(self, utterance: Utterance, answer: Answer[JobView]) -> None:
-        if self._table.get(utterance.index) is None:
+        if not self._is_open(utterance):
             # Ended while it was being submitted, or its answer was faster than the submit's.
             if answer.word in ("queued", "assigned"):
                 self._jobs.cancel(utterance, "ended")
             return
+        self._by_job[utterance.job] = utterance.index
         self._seen(utterance, answer.body)
+
+    def _is_open(self, utterance: Utterance) -> bool:
+        """False once it has ended, also when another go at its index is open by now."""
+        return self._table.get(utterance.index) is utterance
 
     def _unheard(self, utterance: Utterance) -> None:
         """Redis does not answer about it: said once, at once, and never as an error (P7)."""
-        if utterance.unheard_since is None:
+        if utterance.unheard_since is None and self._is_open(utterance):
             utterance.unheard_since = self._core.clock.monotonic()
             self._notice(utterance, Progress.DELAYED, error_code=ErrorCode.SCHEDULER_DEPENDENCY_DOWN)
 
@@ -484,7 +488,7 @@ class SessionLink:
 
     def told(self, utterance: Utterance, view: JobView | None) -> None:
         """What the watch found; None = the cell has lost the job, so it is submitted again."""
-        if self._table.get(utterance.index) is not utterance or self._gone:
+        if not self._is_open(utterance) or self._gone:
             return
         utterance.unheard_since = None
         if view is None:
@@ -495,7 +499,7 @@ class SessionLink:
 
     def untold(self, utterance: Utterance) -> None:
         """The watch got no answer about it."""
-        if self._table.get(utterance.index) is utterance and not self._gone:
+        if not self._gone:
             self._unheard(utterance)
 
     def keep_record(self) -> None:

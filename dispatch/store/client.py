@@ -6,6 +6,7 @@ round trips. Blocking reads have a connection of their own (`reader`); nothing e
 
 import asyncio
 import functools
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -48,16 +49,10 @@ _UNAVAILABLE = (
     # redis-py's cluster client, when it looks at the cluster anew under load, drops connections that are in use.
     AttributeError,
 )
-_UNAVAILABLE_WORDS = (
-    "LOADING",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "READONLY",
-    "OOM",
-    "MISCONF",
-    "NOREPLICAS",
-    "BUSY",
+#: The same in words; before Redis 7 those that a script has met stand behind the place in it.
+_UNAVAILABLE_WORDS = re.compile(
+    r"(?:Error running script .*@user_script: \d+: -)?"
+    r"(?:LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|READONLY|OOM|MISCONF|NOREPLICAS|BUSY)\b"
 )
 
 
@@ -176,7 +171,7 @@ class RedisClient:
         """Send independent calls together, in this order; raises as `run` does, for the first that failed."""
         loop = asyncio.get_running_loop()
         if loop.time() < self._tripped_until:
-            raise DependencyDown(f"Redis failed {self._failures} times in a row; trying again in a moment")
+            raise DependencyDown(f"Redis did not answer: {self._tripped()}")
         answers: asyncio.Future[list[Any]] = loop.create_future()
         self._waiting.append((calls, answers))
         if not self._called and len(self._flights) < _FLIGHTS:
@@ -215,7 +210,7 @@ class RedisClient:
     def _land(self, groups: list[_Group], flight: "asyncio.Task[None]") -> None:
         self._flights.discard(flight)
         if flight.cancelled():
-            _turn_away(groups)
+            _turn_away(groups, "the client was closed")
         if self._waiting and not self._called:
             self._take_off()
 
@@ -241,13 +236,19 @@ class RedisClient:
         """Counts, and opens the breaker after several flights in a row of which nothing came back."""
         errors = sum(1 for reply in replies if _is_unavailable(reply))
         metrics.redis_ops.labels("ok").inc(len(replies) - errors)
-        if not errors:
+        metrics.redis_ops.labels("err").inc(errors)
+        if errors < len(replies):  # on a cluster some masters may answer while one does not
             self._failures = 0
             return
-        metrics.redis_ops.labels("err").inc(errors)
         self._failures += 1
         if self._failures >= _TRIP_AFTER:
             self._tripped_until = asyncio.get_running_loop().time() + _TRIP_SECONDS
+            # Who waits for his turn hears it, too: a crowd would wait for one time-out after the other (P1, P7).
+            _turn_away(self._waiting, self._tripped())
+            self._waiting.clear()
+
+    def _tripped(self) -> str:
+        return f"it failed {self._failures} times in a row; trying again in a moment"
 
     async def servers(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """INFO and the eviction policy of every server that holds data, for the check at the start.
@@ -262,7 +263,7 @@ class RedisClient:
 
     async def aclose(self) -> None:
         """Closes the connections; calls under way get `DependencyDown`."""
-        _turn_away(self._waiting)
+        _turn_away(self._waiting, "the client was closed")
         self._waiting.clear()
         for flight in list(self._flights):
             flight.cancel()
@@ -271,11 +272,11 @@ class RedisClient:
         await self.reader.aclose()
 
 
-def _turn_away(groups: Iterable[_Group]) -> None:
-    """Nobody will ask for these any more."""
+def _turn_away(groups: Iterable[_Group], why: str) -> None:
+    """These are not asked any more."""
     for calls, answers in groups:
         if not answers.done():
-            answers.set_result([failed.ConnectionError("the client was closed")] * len(calls))
+            answers.set_result([failed.ConnectionError(why)] * len(calls))
 
 
 async def _policy(config_get: Callable[[str], Any]) -> dict[str, Any]:
@@ -288,7 +289,7 @@ async def _policy(config_get: Callable[[str], Any]) -> dict[str, Any]:
 
 def _is_unavailable(reply: Any) -> bool:
     return isinstance(reply, _UNAVAILABLE) or (
-        isinstance(reply, failed.ResponseError) and str(reply).startswith(_UNAVAILABLE_WORDS)
+        isinstance(reply, failed.ResponseError) and _UNAVAILABLE_WORDS.match(str(reply)) is not None
     )
 
 

@@ -11,6 +11,7 @@ from dispatch.store.script import Call, Script
 
 FROM_THE_START = "0-0"  #: cursor of the first page of `take`, and after the last one
 
+_UNOPENED_MS = 600_000  #: how long an inbox lives that nobody has opened; longer than any envelope matters
 _GRACE_SECONDS = 1.0  #: how long a blocking read may overrun its time before the connection counts as dead
 _GROUP_IS_GONE = ("NOGROUP", "UNBLOCKED")  #: the second while the read was waiting, before Redis 7
 
@@ -59,7 +60,9 @@ class Inbox:
 
     def put(self, instance: str, envelope: bytes, *, limit: int) -> Call[str | Refused]:
         """Put an encoded envelope into the inbox of `instance`: its entry id, or `Refused(FULL, length)`."""
-        return self._put.call(keys=self._keys(instance), read=_put, payload=envelope, limit=limit)
+        return self._put.call(
+            keys=self._keys(instance), read=_put, payload=envelope, limit=limit, unopened_ms=_UNOPENED_MS
+        )
 
     def ensure_group(self, instance: str) -> Call[bool]:
         """Make the group that reads the inbox; True when it was missing."""
@@ -85,8 +88,8 @@ class Inbox:
         return self._ack.call(keys=self._keys(instance), read=_ok, group=self.group, entries=list(entries))
 
     def close(self, instance: str) -> Call[bool]:
-        """Remove the inbox of an instance that ends; False when something lies in it, which stays."""
-        return self._close.call(keys=self._keys(instance), read=_closed)
+        """Remove the inbox of an instance that ends; False when something lies in it, which stays for a while."""
+        return self._close.call(keys=self._keys(instance), read=_closed, unopened_ms=_UNOPENED_MS)
 
     def length(self, instance: str) -> Call[int]:
         """Entries in the inbox, those in hand included."""

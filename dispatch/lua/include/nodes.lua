@@ -35,6 +35,14 @@ local function list_node(id, node)
   keep_node(id, node)
 end
 
+-- Without a beat for three intervals it is given nothing, and what it could do counts for the grace only: perhaps its
+-- instance has died, and nobody will take it out.
+local function fall_silent(id, node)
+  if node.stale or now - node.beat <= rules.stale_ms then return end
+  node.stale = true
+  redis.call("ZADD", due, "NX", now + rules.grace_ms, "gone " .. id)
+end
+
 -- Changes the class of a node in place. The class "" serves nothing; it is never counted as a member.
 local function enrol(node, class, tokens)
   if class == node.class then return end

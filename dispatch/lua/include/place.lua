@@ -52,8 +52,8 @@ local function choose_in(class, job)
       if not best then break end
       local node_id = window[best]
       local node = node_of(node_id)
-      if now - node.beat > rules.stale_ms then
-        node.stale = true
+      fall_silent(node_id, node)
+      if node.stale then
         stale_nodes[#stale_nodes + 1] = node_id
       elseif may_have(job, node_id, node) then
         return node_id

@@ -24,10 +24,10 @@ end
 local function serve(node_id)
   local node = node_of(node_id)
   if not node then return end
-  if now - node.beat > rules.stale_ms then node.stale = true end
+  fall_silent(node_id, node)
   list_node(node_id, node)
   -- A record without connection, class and leases is nobody.
-  if node.gone ~= 0 and node.class == "" and next(node.leases) == nil then keep_node(node_id, false) end
+  if (node.gone ~= 0 or node.stale) and node.class == "" and next(node.leases) == nil then keep_node(node_id, false) end
   local tokens
   while node.listed ~= "" do
     tokens = tokens or redis.call("HGET", classes, node.class)

@@ -23,6 +23,18 @@ async def test_a_call_to_a_cell_that_does_not_exist_opens_it(stand):
     assert stand.core.incarnations["pool#7"] == answer.incarnation
 
 
+async def test_a_cell_that_is_lost_again_while_it_is_opened_is_opened_again(stand, monkeypatch):
+    open_cell, opened = stand.core.cells.open, []
+
+    def once_in_vain(cell):
+        opened.append(cell)
+        return open_cell(cell if len(opened) > 1 else "another#0")
+
+    monkeypatch.setattr(stand.core.cells, "open", once_in_vain)
+    answer = await stand.core.ask("pool#7", stand.core.cells.due("pool#7"))
+    assert (answer.word, len(opened)) == ("ok", 2)
+
+
 async def test_a_cell_seen_for_the_first_time_is_no_loss(stand, losses):
     await stand.core.ask("pool#7", stand.core.cells.due("pool#7"))
     assert losses == []

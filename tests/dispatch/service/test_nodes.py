@@ -6,11 +6,13 @@ from typing import Any
 import msgspec
 
 from dispatch import metrics
-from dispatch.messages.node import Hardware, JobAck, decode_node
+from dispatch.errors import DependencyDown
+from dispatch.messages.node import Hardware, JobAck, ResourceUsage, decode_node
 from dispatch.placement import DEFAULT_CELL
 from dispatch.service.nodes import TAKEN_OVER
 from dispatch.store.client import command
-from tests.dispatch.service.stand import Peer, grant_of, registration, until
+from dispatch.store.script import Call
+from tests.dispatch.service.stand import Peer, Stand, grant_of, registration, until
 
 ANY = {"session_id": "s", "utterance_index": 0, "trace_id": "t"}  #: of an assignment that nobody looks at
 BODY = '"session_id":"s","utterance_index":0,"trace_id":"t"}'
@@ -19,6 +21,15 @@ BODY = '"session_id":"s","utterance_index":0,"trace_id":"t"}'
 def count(counter: Any, *labels: str) -> float:
     value: float = counter.labels(*labels)._value.get()
     return value
+
+
+async def of_old(stand: Stand) -> None:
+    """The cell is an hour old: what it does not hold has ended, and was not lost."""
+    meta = stand.core.keys.cell(DEFAULT_CELL)["meta"]
+    born = str(int(stand.core.incarnations[DEFAULT_CELL]) - 3_600_000_000)
+    stand.core.incarnations[DEFAULT_CELL] = born
+    await stand.client.run(command("HSET", meta, "incarnation", born))
+    await stand.client.run(command("HSET", stand.core.keys.cells, DEFAULT_CELL, born))
 
 
 # --- registration -------------------------------------------------------------------------------------------------
@@ -258,6 +269,28 @@ async def test_speech_that_is_gone_ends_the_lease_unsent(stand):
     assert node.assignments == []
 
 
+async def test_speech_that_cannot_be_read_now_is_no_attempt(stand, monkeypatch):
+    """A silence of Redis is no evidence that it is gone (P7)."""
+    node = await stand.node()
+    session = await stand.session()
+    payloads = stand.core.payloads
+    stored, asked = payloads.get_payload, []
+
+    def silent(job):
+        asked.append(job)
+        return Call(stored(job).args, _silence) if len(asked) <= 3 else stored(job)
+
+    monkeypatch.setattr(payloads, "get_payload", silent)
+    monkeypatch.setattr(session.link, "body_of", lambda index, job: None)
+    session.say(0)
+    node.answer(await node.assigned())
+    assert await session.until_ends(1) == [(0, "result")]
+
+
+def _silence(reply):
+    raise DependencyDown("Redis did not answer")
+
+
 async def test_an_attempt_that_was_sent_is_told_to_stop_once_and_keeps_its_slot(stand):
     node = await stand.node(limit=1)
     session = await stand.session()
@@ -349,6 +382,20 @@ async def test_an_acknowledgement_makes_the_node_one_that_acknowledges(stand):
     assert [job["state"] for job in seen.jobs.values()] == ["ACCEPTED"]
 
 
+async def test_a_heartbeat_between_sending_and_its_report_takes_no_slot(stand):
+    node = await stand.node(limit=1)
+    session = await stand.session()
+    session.say(0)
+    job = await node.assigned()
+    usage = ResourceUsage(cpu_percent=1.0, gpu_percent=1.0, mem_percent=1.0, running_jobs=1)
+    node.beat(resource_usage=usage)
+    await until(lambda: node.link._beating.done())
+    session.say(1)
+    node.answer(job)
+    node.answer(await node.assigned(2))
+    assert await session.until_ends(2) == [(0, "result"), (1, "result")]
+
+
 async def test_partials_reach_the_session_and_no_other_utterance(stand):
     node = await stand.node()
     session = await stand.session()
@@ -418,6 +465,49 @@ async def test_a_node_that_came_back_still_holds_the_slot_that_it_works_on(stand
     assert new.assignments == []
 
 
+async def test_a_node_that_comes_back_and_names_its_work_keeps_the_slot(stand):
+    await of_old(stand)
+    old = await stand.node(limit=1)
+    session = await stand.session()
+    session.say(0)
+    job = await old.assigned()
+    old.hang_up()
+    await stand.quiet()
+    new = await stand.node(limit=1, ready=False, running_job_ids=(job["job_id"],))
+    seen = await stand.until(lambda seen: seen.nodes["n1"]["epoch"] == new.link.epoch)
+    assert [f"{held['job']}-{lease}" for (_, lease), held in seen.held.items()] == [job["job_id"]]
+    new.answer(job)
+    assert await session.until_ends(1) == [(0, "result")]
+
+
+async def test_what_a_node_answers_before_it_is_in_its_cell_counts_though_it_named_no_work(stand):
+    await of_old(stand)
+    old = await stand.node(limit=1)
+    session = await stand.session()
+    session.say(0)
+    job = await old.assigned()
+    old.hang_up()
+    await stand.quiet()
+    new = await stand.node(limit=1, ready=False, running_job_ids=(job["job_id"],))
+    new.answer(job)
+    new.beat(running_job_ids=())
+    assert await session.until_ends(1) == [(0, "result")]
+
+
+async def test_an_older_heartbeat_does_not_end_what_was_sent_after_it(stand):
+    await of_old(stand)
+    node = await stand.node(limit=1)
+    node.beat(running_job_ids=(), assign_seq=0)
+    session = await stand.session()
+    session.say(0)
+    await node.assigned()
+    await stand.until(lambda seen: any(held["state"] == "sent" for held in seen.held.values()))
+    session.hang_up()
+    await stand.until(lambda seen: any(held["state"] == "zombie" for held in seen.held.values()))
+    await node.link.push()
+    assert len((await stand.audit()).held) == 1
+
+
 async def test_what_was_not_sent_when_the_socket_closed_frees_its_slot_at_once(stand):
     node = await stand.node(limit=1)
     session = await stand.session()
@@ -431,6 +521,30 @@ async def test_what_was_not_sent_when_the_socket_closed_frees_its_slot_at_once(s
     other = await stand.node("n2")
     other.answer(await other.assigned())
     assert await session.until_ends(1) == [(0, "result")]
+
+
+async def test_a_grant_that_is_told_again_is_not_taken_for_unsent_when_the_socket_closes(stand):
+    node = await stand.node(limit=2)
+    session = await stand.session()
+    session.say(0)
+    await node.assigned()
+    ((_, lease),) = (await stand.picture()).held
+    entry = node.link.table.get(lease)
+    node.link._pushed = False  # what comes now waits
+    node.link.take(grant_of(node.link, lease=lease, seq=entry.seq, job=entry.job, session=entry.session), None)
+    node.hang_up()
+    await stand.quiet()
+    assert list((await stand.audit()).held) == [("n1", lease)]
+
+
+async def test_a_push_that_comes_after_its_node_has_left_does_not_bring_it_back(stand):
+    node = await stand.node()
+    late = stand.core.cells.upsert(DEFAULT_CELL, "n1", node.link._spec())
+    await stand.empty()
+    node.hang_up()
+    await stand.quiet()
+    assert (await stand.core.ask(DEFAULT_CELL, late)).word == "stale_epoch"
+    await stand.audit()
 
 
 async def test_the_death_of_a_socket_sends_its_job_to_another_node(stand):
@@ -451,9 +565,7 @@ async def test_two_sockets_that_died_of_one_job_end_it_as_poison(stand):
     for name in ("n1", "n2"):
         node = await stand.node(name)
         await node.assigned()
-        # Its report, or the death would be nobody's fault.
-        await stand.until(lambda seen: any(held["state"] == "sent" for held in seen.held.values()))
-        node.hang_up()
+        node.hang_up()  # perhaps before anybody has told the cell that it was sent
         await stand.quiet()
     assert await session.until_ends(1) == [(0, "NODE_UNAVAILABLE")]
 

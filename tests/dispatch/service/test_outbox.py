@@ -116,3 +116,13 @@ async def test_frames_that_come_while_one_is_sent_go_out_too(wire):
     await until(lambda: wire.sent == ["a", "b"])
     wire.outbox.put("c")
     await until(lambda: wire.sent == ["a", "b", "c"])
+
+
+async def test_a_socket_that_closes_while_frames_wait_for_room_ends_the_outbox_quietly(wire):
+    wire.port.buffered = 101
+    wire.outbox.put("x")
+    await until(lambda: wire.outbox._full)
+    wire.outbox.gone()
+    wire.port.buffered = 0
+    await wire.outbox._pump
+    assert wire.sent == []

@@ -1,5 +1,6 @@
 """Session links: one terminal event for every accepted utterance, in order, at the latest at its deadline (P1, P7)."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -134,6 +135,33 @@ async def test_a_failure_is_tried_anew_only_when_the_session_asks_for_it(stand):
     chosen = other if other.assignments else node
     chosen.answer(chosen.assignments[-1])
     assert await session.until_ends(2) == [(0, "INVALID_MESSAGE"), (0, "result")]
+
+
+async def test_another_go_at_an_index_is_submitted_though_the_first_is_still_on_its_way(stand, monkeypatch):
+    jobs, held_up, began = stand.instance.jobs, asyncio.Event(), []
+    submit = jobs.submit
+
+    async def slow(name, utterance):
+        began.append(utterance.job)
+        if len(began) == 1:
+            await held_up.wait()
+        return await submit(name, utterance)
+
+    monkeypatch.setattr(jobs, "submit", slow)
+    session = await stand.session()
+    session.say(0)
+    await until(lambda: len(began) == 1)
+    await stand.later(61)
+    session.link.overdue(stand.clock.monotonic())
+    assert await session.until_ends(1) == [(0, "SCHEDULER_DEPENDENCY_DOWN")]
+    session.say(0, retry=True)
+    held_up.set()
+    await until(lambda: len(began) == 2)
+    seen = await stand.until(lambda seen: {job: each["waiting"] for job, each in seen.jobs.items()}.get(began[1]))
+    assert seen.waiting == [began[1]]  # nobody wants the first any more
+    node = await stand.node()
+    node.answer(await node.assigned())
+    assert await session.until_ends(2) == [(0, "SCHEDULER_DEPENDENCY_DOWN"), (0, "result")]
 
 
 async def test_one_idempotency_key_for_two_indexes_is_told_at_once(stand):

@@ -113,6 +113,7 @@ class Picture:
         # A job that waited keeps its deadline in the line while it is leased; a gone node may have had no class.
         possible = {f"job {job}" for job, record in self.jobs.items() if record["lease"]}
         possible |= {f"gone {node}" for node, record in self.nodes.items() if record["gone"] and not record["class"]}
+        possible |= {f"gone {node}" for node, record in self.nodes.items() if record["stale"]}
         yield from _differ("due", set(self.due) - possible, wanted)
 
     def _of_service(self) -> Iterator[str]:

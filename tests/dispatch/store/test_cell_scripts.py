@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dispatch.store.cells import Answer, Grant, HeldLease
-from dispatch.store.client import RedisClient
+from dispatch.store.client import RedisClient, command
 from dispatch.store.script import Call
 from tests.dispatch.store.driver import (
     CELL,
@@ -229,6 +229,28 @@ async def test_a_node_without_beats_is_skipped_and_taken_out(cell: Driver):
     (grant,) = (await cell.beat("lively")).news.grants
     assert grant.node == "lively"
     await cell.check()
+
+
+async def test_a_node_whose_instance_died_is_forgotten_after_a_job_has_met_it(cell: Driver):
+    """Nobody takes it out, and it must not count as able for ever."""
+    await cell.node()
+    hasty = cell.under(stale_ms=-1, grace_ms=0)
+    assert (await hasty.submit()).body.able == 1
+    await run_due(hasty)
+    assert (await cell.state()).able == 0
+    assert (await cell.check()).nodes == {}
+    assert (await cell.beat()).word == "missing"  # if it lives after all, its owner puts it in again
+
+
+async def test_a_silent_node_that_is_heard_again_stays(cell: Driver):
+    await cell.node()
+    await cell.under(stale_ms=-1).submit()
+    (grant,) = (await cell.beat()).news.grants
+    assert "gone n1" not in (await cell.check()).due
+    await cell.finish(grant)
+    await cell.under(stale_ms=-1).submit("j2")
+    assert len((await cell.node()).news.grants) == 1
+    assert "gone n1" not in (await cell.check()).due
 
 
 async def test_a_zombie_that_ends_at_a_silent_node_brings_it_no_new_work(cell: Driver):
@@ -503,8 +525,19 @@ async def test_another_epoch_is_fenced_and_told_the_right_one(cell: Driver, epoc
 async def test_a_node_that_the_cell_does_not_know_is_missing(cell: Driver):
     nobody = Grant("n9", "a", 1, "l", 1, "j1", 1, "s", 0, "a")
     answers: list[Answer[Any]] = [await cell.sent(nobody), await cell.event(nobody, "acked"), await cell.finish(nobody)]
-    answers += [await cell.remove("n9"), await cell.beat("n9")]
+    answers.append(await cell.beat("n9"))
     assert {answer.word for answer in answers} == {"missing"}
+
+
+async def test_a_node_that_has_left_is_not_put_in_by_a_push_that_comes_later(cell: Driver):
+    assert (await cell.remove()).word == "ok"
+    assert (await cell.node()).word == "stale_epoch"
+    await cell.check()
+    assert (await cell.node(epoch=2)).word == "ok"
+    hasty = cell.under(grace_ms=0)
+    assert (await hasty.remove(epoch=2)).word == "ok"
+    await hasty.due()
+    assert (await cell.check()).nodes == {}
 
 
 async def test_a_result_ends_the_job_and_a_second_one_is_already_known(cell: Driver):
@@ -702,6 +735,24 @@ async def test_a_lease_that_the_cell_ended_is_over(cell: Driver):
     answer = await strict.node(table=table_of(grant))
     assert answer.body.over == [grant.lease]
     assert not (await cell.check()).held
+
+
+async def test_an_attempt_that_a_failover_made_the_cell_forget_holds_its_slot(cell: Driver):
+    """Replication is asynchronous: a replica that becomes master may lack the latest, under the same incarnation."""
+    names = cell.keys.cell(CELL).values()
+    strict = cell.under(presence_ms=0)  # else a cell so young would rather hold it
+    await strict.node(tokens="")
+    await strict.under(young_ms=NEVER_MS).submit()
+    replica = [await cell.client.run(command("DUMP", name)) for name in names]
+    (grant,) = (await strict.node()).news.grants
+    await strict.sent(grant)
+    for name, copy in zip(names, replica, strict=True):
+        await cell.client.run(command("RESTORE", name, 0, copy, "REPLACE"))
+    answer = await strict.node(seq=grant.seq, table=table_of(grant))
+    assert answer.body.over == []
+    assert answer.news.grants == []
+    assert [lease for _, lease in (await cell.check()).held] == [grant.lease]
+    assert (await cell.finish(grant)).word == "applied"
 
 
 async def test_a_sequence_never_goes_back(cell: Driver):

@@ -66,6 +66,19 @@ async def test_what_was_put_before_the_group_was_made_is_read_too(client, inbox)
     assert [entry.payload for entry in await read(client, inbox)] == [b"early"]
 
 
+async def test_an_inbox_that_nobody_opens_ends_by_itself(client, inbox):
+    key = inbox.keys.inbox("a")
+    await put(client, inbox, b"early")
+    assert await client.run(command("PTTL", key)) > 0
+    await client.run(inbox.ensure_group("a"))
+    assert await client.run(command("PTTL", key)) == -1
+    await put(client, inbox, b"more")
+    assert await client.run(inbox.close("a")) is False
+    assert await client.run(command("PTTL", key)) > 0
+    await client.run(inbox.ensure_group("a"))  # it is back under its old id
+    assert await client.run(command("PTTL", key)) == -1
+
+
 async def test_a_waiting_read_wakes_up_for_an_entry(client, inbox):
     await client.run(inbox.ensure_group("a"))
     waiting = asyncio.create_task(read(client, inbox, block_ms=5000))
