@@ -25,7 +25,7 @@ from dispatch.instance import Instance
 from dispatch.routing import sockets
 from dispatch.servers.base import raise_limits
 from dispatch.store.client import connect
-from linguasched import embedded
+from linguasched import collector, embedded
 from linguasched.lifecycle import Application, Lifecycle
 from linguasched.probes import probes
 
@@ -43,6 +43,7 @@ def _instance(config: Config) -> Instance:
     return Instance(config, connect(redis, url))
 
 
+collector.tune()
 raise_limits(settings.DISPATCH.scheduler.limits.node_frame_bytes + 1024)
 instance = _instance(settings.DISPATCH)
 lifecycle = Lifecycle(start=instance.start, drain=instance.drain)

@@ -11,6 +11,8 @@ local nonce, rules, id, reason = unpack(ARGV)
 --- @include "nodes"
 --- @include "leases"
 --- @include "lines"
+--- @include "place"
+--- @include "move_up"
 
 local job = job_of(id)
 if not job then return answer("missing") end
@@ -20,5 +22,7 @@ if job.lease ~= "" then
   if node then cancels[1] = {job.node, node.owner, node.epoch, job.lease, id, reason} end
   bury_lease(id, job)
 end
+local waited = job.waiting
 finish(id, job, "cancelled", reason)
+if waited then move_up(job.kind) end
 return answer("applied", {job.state, job.outcome})

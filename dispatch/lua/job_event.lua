@@ -15,6 +15,7 @@ local nonce, rules, node_id, epoch, events = unpack(ARGV)
 --- @include "leases"
 --- @include "lines"
 --- @include "place"
+--- @include "move_up"
 --- @include "serve"
 --- @include "unsent"
 
@@ -48,7 +49,10 @@ local function not_sent(id, job, lease, reason)
     if job.tries >= rules.tries then return give_up(id, job, "INTERNAL_ERROR") end
     place(id, job, {})
   end
-  if job.waiting and is_hopeless(job) then give_up(id, job, "NO_AVAILABLE_NODE") end
+  if job.waiting and is_hopeless(job) then
+    give_up(id, job, "NO_AVAILABLE_NODE")
+    move_up(job.kind)
+  end
 end
 
 local outcomes = {}

@@ -77,8 +77,9 @@ local function refuse(reason)
   return state_of(job)
 end
 
--- The line is in order already when nobody of the first sixteen could take the slot that this job may take.
-if ahead_of(id, job) < 16 and place(id, job, spec.hints) then return state_of(job) end
+-- Whoever of the first sixteen could take the slot that this job may take has it already; a slot that is still free is
+-- better used than kept for one further back.
+if place(id, job, spec.hints) then return state_of(job) end
 if not job.waiting then enqueue(id, job) end
 
 local able, lacking = capable(job.kind)

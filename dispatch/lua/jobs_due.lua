@@ -16,6 +16,7 @@ local nonce, rules, limit = unpack(ARGV)
 --- @include "leases"
 --- @include "lines"
 --- @include "place"
+--- @include "move_up"
 --- @include "supersede"
 --- @include "lost"
 --- @include "serve"
@@ -51,6 +52,7 @@ local function overdue_job(id)
   if job.waiting then
     finish(id, job, "timed_out", "JOB_TIMEOUT")
     endings[#endings + 1] = {id, job.session, job.index, job.origin, "timed_out", "JOB_TIMEOUT"}
+    move_up(job.kind)
   elseif job.state == "FINISHED" then
     release(id, job)
   elseif job.state == "RELEASED" then

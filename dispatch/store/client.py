@@ -31,6 +31,7 @@ _Group = tuple[Sequence[Call[Any]], "asyncio.Future[list[Any]]"]
 
 _FLIGHTS = 4  #: pipelines under way at once; more calls wait for the next one and share it
 _BATCH = 128  #: commands in one pipeline
+_BATCH_BYTES = 4 * 2**20  #: of speech and results in one pipeline: more would not get through in time on a slow link
 _SEATS = 64  #: commands under way at once on a cluster
 _TRIP_AFTER = 5  #: failures in a row that open the breaker
 _TRIP_SECONDS = 0.25  #: how long an open breaker answers for Redis
@@ -197,8 +198,10 @@ class RedisClient:
         self._called = False
         groups: list[_Group] = []
         size = 0
-        while self._waiting and (not groups or size + len(self._waiting[0][0]) <= _BATCH):
+        weight = 0
+        while self._waiting and (not groups or (size + len(self._waiting[0][0]) <= _BATCH and weight < _BATCH_BYTES)):
             group = self._waiting.popleft()
+            weight += sum(len(call.args[2]) for call in group[0] if call.args[0] == "SET")
             if not group[1].cancelled():
                 groups.append(group)
                 size += len(group[0])

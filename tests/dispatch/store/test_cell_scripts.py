@@ -630,6 +630,32 @@ async def test_an_overtaken_index_is_not_leased_to_a_younger_connection(cell: Dr
     assert "early" in (await cell.check()).waiting
 
 
+async def plugged(cell: Driver, sessions: int) -> None:
+    """As many jobs wait as there are sessions, all overtaken: none of them may go to a younger connection."""
+    await cell.node("busy")
+    await cell.leased("filler")
+    await cell.node("back", tokens=",es>en,", limit=64)
+    for number in range(sessions):
+        await cell.submit(f"early-{number:02}", session=f"s{number}", index=1)
+        await cell.leased(f"late-{number:02}", session=f"s{number}", index=2, kind=BACK)
+    next_millisecond()
+
+
+async def test_a_free_slot_is_used_though_sixteen_in_front_may_not_have_it(cell: Driver):
+    await plugged(cell, 18)
+    await cell.node("young")
+    answer = await cell.submit("new", session="other")
+    assert [(grant.job, grant.node) for grant in answer.news.grants] == [("new", "young")]
+
+
+async def test_who_moves_up_into_the_sixteen_is_served_at_once(cell: Driver):
+    await plugged(cell, 16)
+    await cell.submit("seventeenth", session="other")
+    assert (await cell.node("young")).news.grants == []
+    answer = await cell.cancel("early-00")
+    assert [(grant.job, grant.node) for grant in answer.news.grants] == [("seventeenth", "young")]
+
+
 async def test_an_index_that_nobody_overtook_is_leased_to_a_younger_connection(cell: Driver):
     await cell.node("busy")
     await cell.leased("filler")
