@@ -16,7 +16,7 @@ help: ## Show this list
 run: $(RUN) ## Start one instance with its own Redis, ready for a node and a browser
 	@$(PY) manage.py migrate --verbosity 0
 	@set -e; $(if $(PORT),export LINGUASCHED__SERVER__PORT=$(PORT);) \
-	set -- $$($(PY) manage.py config server.host server.port); \
+	address=$$($(PY) manage.py config server.host server.port); set -- $$address; \
 	echo "sessions  ws://$$1:$$2/ws/session"; \
 	echo "nodes     ws://$$1:$$2/ws/node"; \
 	echo "ready?    http://$$1:$$2/readyz"; \

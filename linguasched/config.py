@@ -169,11 +169,12 @@ def _unknown(key: str, variable: str | None = None) -> Problem:
     for retired, advice in RETIRED.items():
         if key == retired or key.startswith(f"{retired}."):
             return Problem(shown, None, f"is no longer a key ({advice}); remove it")
-    near = difflib.get_close_matches(key, [*SETTINGS, *TABLES], n=1, cutoff=0.6)
+    known = [*SETTINGS, *(() if variable else TABLES)]  # no variable names a table
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
     if not near:
         # A key at the wrong place: the same last name somewhere else.
         name = key.rpartition(".")[2]
-        near = [known for known in SETTINGS if known.rpartition(".")[2] == name][:1]
+        near = [each for each in SETTINGS if each.rpartition(".")[2] == name][:1]
     suggestion = f"did you mean {_spelled(near[0], variable)}?" if near else "see the sample config.toml for all keys"
     return Problem(shown, None, f"is not a known key; {suggestion}")
 

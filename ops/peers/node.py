@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
 
 from ops.peers import audio
 
@@ -29,6 +29,7 @@ MAX_FRAME_BYTES = 16 * 1024 * 1024
 EVERY_PAIR = tuple(permutations(("de", "en", "es", "fr", "ja", "ko", "pt", "zh"), 2))  #: for engines that do not listen
 SERVICES = ("asr", "nmt", "tts")  #: what the core pipeline of every job needs
 REFUSALS = {"NO_GPU_AVAILABLE", "INVALID_CAPABILITY_SCHEMA"}  #: trying again would not change them
+LAST_CLOSES = {4001: "another node with this id has connected; give each its own", 4404: "there is no such path"}
 REGISTER_HINT = "node_register"  #: an error that names it asks a connected node to register again
 
 FEATURES = (
@@ -147,7 +148,11 @@ class Node:
                 async for message in self._socket:
                     await self._hear(msgspec.json.decode(message))
             log.warning("node_disconnected", url=self._url, node=self.node_id)
+        except InvalidURI as error:
+            raise NodeRefused(str(error)) from error
         except (OSError, WebSocketException, msgspec.DecodeError) as error:
+            if isinstance(error, ConnectionClosed) and error.rcvd and (reason := LAST_CLOSES.get(error.rcvd.code)):
+                raise NodeRefused(f"the scheduler at {self._url} closed the connection for good: {reason}") from error
             log.warning("node_connection_failed", url=self._url, node=self.node_id, error=str(error))
         finally:
             self.registered.clear()

@@ -112,6 +112,10 @@ class TestEnvironment:
         with pytest.raises(ConfigError, match=r"did you mean LINGUASCHED__SCHEDULER__PHASE2__INSTANCE_ID\?"):
             load({"LINGUASCHED__SCHEDULER__PHASE2__INSTANCEID": "a"})
 
+    def test_no_table_is_proposed_for_a_variable(self):
+        with pytest.raises(ConfigError, match=r"LINGUASCHED__SCHEDULER__FOO: is not a known key; see the sample"):
+            load({"LINGUASCHED__SCHEDULER__FOO": "1"})
+
     def test_a_variable_that_names_a_table_is_refused(self):
         with pytest.raises(ConfigError, match=r"names the table \[scheduler.phase2\]"):
             load({"LINGUASCHED__SCHEDULER__PHASE2": "{}"})

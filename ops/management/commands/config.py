@@ -27,9 +27,9 @@ class Command(BaseCommand):
         if keys:
             return
 
-        self.stdout.write(f"# file: {loaded.path or 'none (LINGUASCHED_CONFIG is not set)'}")
-        self.stdout.write(f"# data: {loaded.data_dir}")
+        lines = [f"# file: {loaded.path or 'none (LINGUASCHED_CONFIG is not set)'}", f"# data: {loaded.data_dir}"]
         for key, origin in loaded.origins.items():
             value = value_of(loaded.config, key)
             line = f"# {key} is not set" if value is None else f"{key} = {written(key, value)}"
-            self.stdout.write(f"{line:<76}  # {origin}")
+            lines.append(f"{line:<76}  # {origin}")
+        self.stdout.write("\n".join(lines))  # at once, so that `| head` may leave early

@@ -250,6 +250,22 @@ async def test_a_refusal_that_cannot_change_ends_the_node(scheduler: Scheduler) 
         await Node(f"{scheduler.url}/ws/node", echo).run()
 
 
+@pytest.mark.parametrize(("code", "words"), [(4001, "another node with this id"), (4404, "no such path")])
+async def test_a_close_that_is_meant_for_good_ends_the_node(scheduler: Scheduler, code: int, words: str) -> None:
+    peer = Node(f"{scheduler.url}/ws/node", echo, node_id="n")
+    ended = asyncio.create_task(peer.run())
+    async with asyncio.timeout(5):
+        await peer.registered.wait()
+        await scheduler.nodes["n"].close(code)
+        with pytest.raises(NodeRefused, match=words):
+            await ended
+
+
+async def test_a_url_that_is_none_ends_the_node() -> None:
+    with pytest.raises(NodeRefused, match=r"http://127\.0\.0\.1/ws/node isn't a valid URI"):
+        await Node("http://127.0.0.1/ws/node", echo).run()
+
+
 async def test_a_passing_refusal_is_tried_again(scheduler: Scheduler) -> None:
     error = {"type": "error", "code": "SCHEDULER_DEPENDENCY_DOWN", "message": "Redis does not answer"}
     scheduler.answer = lambda role, frame: [error] if len(scheduler.heard) == 1 else None
