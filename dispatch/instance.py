@@ -43,6 +43,7 @@ from dispatch.switchboard import Exchange
 log = structlog.get_logger(__name__)
 
 RESTART = 1012  #: close code: the server restarts, come back
+TRY_AGAIN = 1013  #: close code: another instance may serve
 _LAST_SECONDS = 5.0  #: at the end of a drain: for sockets that were told to close, and for what is under way
 
 
@@ -218,6 +219,7 @@ class Instance:
     def _barred(self) -> None:
         """Another boot lives under our name: change nothing any more, and send every peer elsewhere."""
         for link in (*self.node_sockets, *self.session_sockets):
+            link.outbox.close(TRY_AGAIN, "this instance has lost its name")  # before it is told not to come back
             link.fenced()
 
 

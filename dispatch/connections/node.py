@@ -12,8 +12,8 @@ import msgspec
 
 from dispatch.store.cells import Grant, HeldLease
 
-_SESSIONS_REMEMBERED = 4096  #: sessions whose highest index is kept, the latest ones
-_LEASES_REMEMBERED = 4096  #: leases that were sent or declined; an answer that is under way may still grant them
+_SESSIONS_REMEMBERED = 1024  #: sessions whose highest index is kept, the latest ones
+_LEASES_REMEMBERED = 512  #: leases that were sent or declined; an answer that is under way may still grant them
 
 
 class Entry(msgspec.Struct, kw_only=True):

@@ -5,7 +5,7 @@
 ---
 --- KEYS  meta nodes jobs classes members free_counts free load line heads due indexes foreign
 --- ARGV  nonce str, rules pack, id str, gen int, spec pack
---- RETURNS  assigned | queued | refused | finished
+--- RETURNS  assigned | queued | refused | finished | other_life
 
 local meta, nodes, jobs, classes, members, free_counts, free, load, line, heads, due, indexes, foreign = unpack(KEYS)
 local nonce, rules, id, gen, spec = unpack(ARGV)
@@ -35,6 +35,9 @@ if earlier then
 end
 
 spec = cmsgpack.unpack(spec)
+-- The cell has lost its data, and the caller does not know it yet: what the session said before goes first, since nodes
+-- that have had a later utterance refuse an earlier one.
+if (spec.life or "") ~= "" and spec.life ~= incarnation then return answer("other_life") end
 local job = {
   gen = gen, state = "CREATED", outcome = "", reason = "", kind = spec.kind, session = spec.session, index = spec.index,
   origin = spec.origin, boot = spec.boot, exec_ms = spec.exec_ms, orphan_ms = spec.orphan_ms, created = now, waiting = false,

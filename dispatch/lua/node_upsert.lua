@@ -31,6 +31,7 @@ local node = node_of(id)
 if node and (node.epoch > spec.epoch or (node.epoch == spec.epoch and node.gone ~= 0)) then
   return answer("stale_epoch", {node.epoch})
 end
+local same = node and node.epoch == spec.epoch
 if not node then
   node = {epoch = spec.epoch, class = "", listed = "", seq = 0, since = now, unknown = 0, waking = false, leases = {}}
 elseif node.epoch < spec.epoch then
@@ -65,6 +66,16 @@ if spec.known then
       end_lease(id, node, lease)
       over[#over + 1] = lease
     end
+  end
+end
+-- A foreign lease rests on the table's word alone. One that this table could name and does not has ended since an earlier
+-- push, which came later than the answer to the lease.
+local named = {}
+for _, entry in ipairs(spec.table) do named[entry[1]] = true end
+for lease, held in pairs(node.leases) do
+  if same and held.state == "foreign" and not named[lease] and held.seq <= (spec.seq or 0) then
+    end_lease(id, node, lease)
+    over[#over + 1] = lease
   end
 end
 local born = tonumber(string.sub(incarnation, 1, -4))

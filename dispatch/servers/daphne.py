@@ -4,13 +4,18 @@ Nothing here imports daphne or Twisted: importing them installs Twisted's reacto
 wants it. Where daphne runs, both are loaded already.
 """
 
+import asyncio
 import functools
+import math
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from dispatch.servers.base import Send, fitting
+
+_UNHANDLED = 64  #: messages of one socket that wait for their handling; daphne's own queue has no limit
+_LOOK_SECONDS = 0.01
 
 
 class DaphnePort:
@@ -19,18 +24,39 @@ class DaphnePort:
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
         self._aborted = False
+        self._held = False  # its peer sends faster than its frames are handled: nothing is read meanwhile
         self._heard = time.monotonic()
         read = protocol.dataReceived
 
         def hear(data: bytes) -> None:
             self._heard = time.monotonic()
             read(data)
+            if not self._held and self._unhandled() > _UNHANDLED:
+                self._held = True
+                protocol.transport.pauseProducing()
+                self._hold()
 
         protocol.dataReceived = hear
 
     def buffered_bytes(self) -> int | None:
         """daphne's `send` never waits, so this is the only sign of a peer that does not read."""
         return buffered(self._protocol.transport)
+
+    def _unhandled(self) -> int:
+        queue = self._protocol.application_queue
+        return 0 if queue is None else int(queue.qsize())
+
+    def _hold(self) -> None:
+        """Go on reading when half of what waits is handled; looks every 10 ms."""
+        self._heard = time.monotonic()  # it is we who do not listen
+        transport = self._protocol.transport
+        if transport.disconnected:
+            return
+        if self._unhandled() > _UNHANDLED // 2:
+            asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._hold)
+            return
+        self._held = False
+        transport.resumeProducing()
 
     def ping(self) -> bool:
         # Without a payload, so that autobahn does not take the pong for the answer to a ping of its own.
@@ -102,6 +128,8 @@ def raise_limits(max_frame_bytes: int) -> None:
 
 def _raise_limits(max_frame_bytes: int) -> None:
     for server in servers():
+        # daphne's own pings all fall into one moment; the role `pulse` spreads them.
+        server.ping_interval = math.inf
         factory = server.ws_factory
         factory.setProtocolOptions(
             maxFramePayloadSize=_higher(factory.maxFramePayloadSize, max_frame_bytes),

@@ -84,6 +84,7 @@ class Jobs:
             "exec_ms": core.config.scheduler.job_timeout_seconds * 1000,
             "orphan_ms": core.config.scheduler.utterance_deadline_seconds * 1000 + _ORPHAN_MS,
             "hints": choice.hints,
+            "life": core.incarnations.get(utterance.cell, ""),
         }
         submit = core.cells.submit(utterance.cell, utterance.job, gen=utterance.gen, spec=spec)
         answer = await core.ask(utterance.cell, submit, *bind)

@@ -118,8 +118,9 @@ class NodeLink:
         Tried until Redis answers; nothing is sent before it has answered once.
         """
         while not self._gone:
+            spec = self._spec()
             try:
-                answer = await self._ask(self._core.cells.upsert(self.cell, self.node, self._spec()), *self._lists())
+                answer = await self._ask(self._core.cells.upsert(self.cell, self.node, spec), *self._lists())
             except DependencyDown:
                 await asyncio.sleep(_AGAIN_SECONDS)
                 continue
@@ -139,7 +140,10 @@ class NodeLink:
                 self.result(frame, raw)
             if self._beat_wanted:
                 self._tell_beat()
-            return
+            held = {lease.lease for lease in view.leases}
+            if not any(told[0] in held and self.table.get(told[0]) is None for told in spec["table"]):
+                return
+            # A lease that we told of has ended meanwhile, perhaps before the cell heard of it: tell again.
 
     def _lists(self) -> tuple[Call[int], Call[int]]:
         """Keep the node on the lists that operators look at."""
@@ -436,7 +440,6 @@ class NodeLink:
             return
         if entry is None:
             metrics.node_answers.labels("unknown").inc()
-            log.info("result_of_no_lease", node=self.node)
             return
         # A second answer to the same lease finds no entry. The slot itself stays counted until the cell has freed it.
         self.table.answered(entry)

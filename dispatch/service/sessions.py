@@ -264,6 +264,14 @@ class SessionLink:
         if self._submitting is None or self._submitting.done():
             self._submitting = self._tasks.spawn(self._submit_lane())
 
+    def lost(self) -> None:
+        """Redis has lost its data: what waited is submitted again, at once and before anything newer."""
+        waited = [each for each in self._table.open() if each.submitted and each.position and each not in self._lane]
+        if waited:
+            self._lane = deque(sorted((*waited, *self._lane), key=lambda each: each.index))
+            if self._submitting is None or self._submitting.done():
+                self._submitting = self._tasks.spawn(self._submit_lane())
+
     async def _submit_lane(self) -> None:
         while self._lane and not self._gone:
             utterance = self._lane[0]
@@ -280,10 +288,12 @@ class SessionLink:
             except BrokenScript as error:
                 # It would break again: this utterance ends, and those behind it have their turn.
                 log.error("submit_broken", job=utterance.job, problem=str(error))
-                self._lane.popleft()
+                self._lane.remove(utterance)
                 self.ended(utterance.job, "failed", ErrorCode.INTERNAL_ERROR)
                 continue
-            self._lane.popleft()
+            if answer.word == "other_life":
+                continue  # the lane begins with what was lost by now
+            self._lane.remove(utterance)
             utterance.submitted, utterance.unheard_since = True, None
             self._submitted(utterance, answer)
 
@@ -304,6 +314,7 @@ class SessionLink:
         """Redis does not answer about it: said once, at once, and never as an error (P7)."""
         if utterance.unheard_since is None and self._is_open(utterance):
             utterance.unheard_since = self._core.clock.monotonic()
+            utterance.unable_since = None
             self._notice(utterance, Progress.DELAYED, error_code=ErrorCode.SCHEDULER_DEPENDENCY_DOWN)
 
     # --- what became of it ----------------------------------------------------------------------------------------
@@ -560,6 +571,11 @@ class Sessions:
         self._jobs = jobs
         self._exchange = exchange
         self._tasks = Tasks("sessions")
+        core.on_data_loss.append(self._lost)
+
+    def _lost(self) -> None:
+        for link in list(self._exchange):
+            link.lost()
 
     async def begin(self, init: SessionInit, outbox: Outbox) -> SessionLink:
         """Open a session and acknowledge it."""

@@ -251,7 +251,7 @@ class RedisClient:
             self._waiting.clear()
 
     def _tripped(self) -> str:
-        return f"it failed {self._failures} times in a row; trying again in a moment"
+        return "it did not answer several times in a row; trying again in a moment"
 
     async def servers(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """INFO and the eviction policy of every server that holds data, for the check at the start.

@@ -72,6 +72,24 @@ async def test_a_node_holds_its_slots_through_the_loss_whoever_asks_for_work_fir
     await stand.audit()
 
 
+async def test_what_waited_keeps_its_order_and_is_not_overtaken_by_what_is_said_after_the_loss(stand):
+    """A node that has had the later utterance would refuse the earlier ones for good."""
+    node, session = await stand.node(limit=1), await stand.session()
+    for index in range(4):
+        session.say(index)
+    assign = await node.assigned()
+    await session.frame("ui_event", event="QUEUED", queue_position=3)
+    await stand.empty()
+    session.say(4)
+    node.answer(assign)
+    await noticed(stand)
+    for nth in range(2, 6):
+        node.answer(await node.assigned(nth))
+    assert await session.until_ends(5) == [(index, "result") for index in range(5)]
+    assert [each["utterance_index"] for each in node.assignments] == [0, 1, 2, 3, 4]
+    await stand.audit()
+
+
 async def test_an_answer_that_is_the_first_to_meet_the_loss_is_told_and_frees_its_slot(stand):
     node = await stand.node(limit=1)
     session = await stand.session()

@@ -630,6 +630,12 @@ async def test_an_overtaken_index_is_not_leased_to_a_younger_connection(cell: Dr
     assert "early" in (await cell.check()).waiting
 
 
+async def test_a_caller_that_does_not_know_of_the_loss_is_told_before_anything_is_taken_in(cell: Driver):
+    await cell.node()
+    assert (await cell.submit(life="1")).word == "other_life"
+    assert not (await cell.check()).jobs
+
+
 async def plugged(cell: Driver, sessions: int) -> None:
     """As many jobs wait as there are sessions, all overtaken: none of them may go to a younger connection."""
     await cell.node("busy")
