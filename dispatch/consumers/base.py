@@ -5,6 +5,7 @@ throughput (DESIGN 6); nothing here touches the database, so the ASGI messages a
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import structlog
@@ -24,7 +25,7 @@ _FRAMES_IN_A_ROW = 4  #: of one socket, before everybody else has a turn
 TRY_AGAIN = 1013  #: close code: this instance takes no new sockets now; another may
 
 
-class SocketConsumer(AsyncConsumer):
+class SocketConsumer(AsyncConsumer, ABC):
     """One WebSocket. Subclasses turn frames into calls of a service; they decide nothing about jobs."""
 
     kind: ClassVar[str]
@@ -95,18 +96,18 @@ class SocketConsumer(AsyncConsumer):
         """The trace under which the peer's errors go; None before there is one."""
         return None
 
+    @abstractmethod
     def buffer_limit(self) -> int:
         """Unread outgoing bytes that cut this kind of socket."""
-        raise NotImplementedError
 
+    @abstractmethod
     def frame_limit(self) -> int:
         """Largest frame that this kind of peer may send."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def frame(self, data: str | bytes) -> None:
         """Handle one frame; `InvalidFrame` when it cannot be understood."""
-        raise NotImplementedError
 
+    @abstractmethod
     def left(self) -> None:
         """The socket is closed."""
-        raise NotImplementedError
