@@ -74,8 +74,9 @@ class Pipelines:
     nobody needs here.
     """
 
-    def __init__(self, redis: "aio.Redis") -> None:
+    def __init__(self, redis: "aio.Redis", beside: Sequence["aio.Redis"] = ()) -> None:
         self.redis = redis
+        self._beside = beside  # the sentinels that are asked for the master; closed together with it
 
     async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         packed = b"".join(map(hiredis.pack_command, commands))
@@ -102,7 +103,8 @@ class Pipelines:
         return [(await self.redis.info(), await _policy(self.redis.config_get))]
 
     async def aclose(self) -> None:
-        await self.redis.aclose()
+        for each in (self.redis, *self._beside):
+            await each.aclose()
 
 
 async def _reply(connection: Any) -> Any:
@@ -352,7 +354,9 @@ def connect(config: RedisConfig, url: str | None = None) -> RedisClient:
         sentinel = Sentinel(hosts, **quick)
         master = sentinel.master_for(config.sentinel_service, retry=retry, **quick)
         return RedisClient(
-            Pipelines(master), ordered=True, reader=sentinel.master_for(config.sentinel_service, **patient)
+            Pipelines(master, sentinel.sentinels),
+            ordered=True,
+            reader=sentinel.master_for(config.sentinel_service, **patient),
         )
     address = url or config.url
     commands = aio.Redis.from_url(address, retry=retry, max_connections=2 * _FLIGHTS, **quick)
