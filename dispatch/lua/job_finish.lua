@@ -16,6 +16,7 @@ local nonce, rules, node_id, epoch, id, lease, ending = unpack(ARGV)
 --- @include "leases"
 --- @include "lines"
 --- @include "place"
+--- @include "move_up"
 --- @include "serve"
 --- @include "unsent"
 
@@ -49,7 +50,9 @@ elseif held and (job.lease == lease or (job.zombies[lease] and job.state == "CRE
   job.lease = ""
   if over then
     job.ended_by = lease
+    local waited = job.waiting
     finish(id, job, ending.outcome, ending.reason)
+    if waited then move_up(job.kind) end
     word = "applied"
   else
     job.node = ""

@@ -1,5 +1,7 @@
 """Both kinds of socket: bad input is answered and disturbs nothing, and whoever leaves is cleaned up."""
 
+import asyncio
+
 import pytest
 
 from dispatch.consumers.node import NodeConsumer
@@ -80,3 +82,16 @@ async def test_a_socket_that_said_nothing_leaves_without_a_trace(connect, stand)
     before = await stand.keys()
     await wire.hang_up()
     assert await stand.keys() == before
+
+
+@pytest.mark.parametrize("kind", CONSUMERS)
+async def test_a_socket_with_a_thousand_frames_at_hand_lets_others_have_their_turn(connect, kind):
+    wire = connect(kind)
+    for _ in range(1000):
+        wire.say("{")
+    turns = 0
+    while not wire._events.empty():
+        turns += 1
+        await asyncio.sleep(0)  # one turn of everybody else
+    assert turns > 100
+    await wire.frame("error", 1000)

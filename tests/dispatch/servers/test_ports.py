@@ -1,11 +1,13 @@
 """Every port is tried on its real server, against peers that do what peers should not."""
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
 from dispatch.servers.base import UnknownPort, port_of
+from dispatch.servers.daphne import DaphnePort
 from tests.dispatch.servers.harness import COMMANDS, Ended, Server
 
 PING, PONG, CLOSE = 0x9, 0xA, 0x8
@@ -153,3 +155,39 @@ async def test_an_unknown_server_is_closed_by_asgi():
     assert port._closing is not None
     await port._closing
     assert sent == [{"type": "websocket.close", "code": 1012, "reason": "restart"}]
+
+
+class Flooded:
+    """What the port sees of a daphne protocol whose peer sends faster than its frames are handled."""
+
+    def __init__(self) -> None:
+        self.application_queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self.transport = self
+        self.disconnected = False
+        self.paused = 0
+        self.resumed = asyncio.Event()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.application_queue.put_nowait(data)
+
+    def pauseProducing(self) -> None:
+        self.paused += 1
+
+    def resumeProducing(self) -> None:
+        self.resumed.set()
+
+
+async def test_a_peer_of_daphne_that_is_too_fast_is_not_read_until_half_is_handled():
+    protocol = Flooded()
+    port = DaphnePort(protocol)
+    for _ in range(65):
+        protocol.dataReceived(b"frame")
+    assert protocol.paused == 1
+    before = port.last_heard()
+    while protocol.application_queue.qsize() > 32:
+        assert not protocol.resumed.is_set()
+        protocol.application_queue.get_nowait()
+    await asyncio.wait_for(protocol.resumed.wait(), 5)
+    assert port.last_heard() > before  # it was we who did not listen
+    protocol.dataReceived(b"frame")
+    assert protocol.paused == 1

@@ -662,6 +662,25 @@ async def test_who_moves_up_into_the_sixteen_is_served_at_once(cell: Driver):
     assert [(grant.job, grant.node) for grant in answer.news.grants] == [("seventeenth", "young")]
 
 
+async def test_a_late_answer_that_ends_a_waiting_job_moves_another_up(cell: Driver):
+    await cell.node("n0")
+    late = await cell.leased("answered-late", session="s", index=1)
+    await cell.sent(late)
+    await cell.node("back", tokens=",es>en,", limit=64)
+    await cell.leased("overtaker", session="s", index=2, kind=BACK)
+    await cell.remove("n0")
+    for number in range(15):
+        await cell.submit(f"early-{number:02}", session=f"s{number}", index=1)
+        await cell.leased(f"late-{number:02}", session=f"s{number}", index=2, kind=BACK)
+    await cell.submit("seventeenth", session="other")
+    next_millisecond()
+    assert (await cell.node("young")).news.grants == []
+    await cell.node("n0", epoch=2, tokens=",fr>de,")
+    answer = await cell.finish(late, epoch=2)
+    assert answer.word == "applied"
+    assert [(grant.job, grant.node) for grant in answer.news.grants] == [("seventeenth", "young")]
+
+
 async def test_an_index_that_nobody_overtook_is_leased_to_a_younger_connection(cell: Driver):
     await cell.node("busy")
     await cell.leased("filler")
