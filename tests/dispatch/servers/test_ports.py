@@ -162,7 +162,7 @@ class Flooded:
 
     def __init__(self) -> None:
         self.application_queue: asyncio.Queue[bytes] = asyncio.Queue()
-        self.transport = self
+        self.transport: Flooded = self
         self.disconnected = False
         self.paused = 0
         self.resumed = asyncio.Event()
@@ -180,14 +180,17 @@ class Flooded:
 async def test_a_peer_of_daphne_that_is_too_fast_is_not_read_until_half_is_handled():
     protocol = Flooded()
     port = DaphnePort(protocol)
+    before = port.last_heard()
+    assert before is not None
     for _ in range(65):
         protocol.dataReceived(b"frame")
     assert protocol.paused == 1
-    before = port.last_heard()
     while protocol.application_queue.qsize() > 32:
         assert not protocol.resumed.is_set()
         protocol.application_queue.get_nowait()
     await asyncio.wait_for(protocol.resumed.wait(), 5)
-    assert port.last_heard() > before  # it was we who did not listen
+    after = port.last_heard()
+    assert after is not None
+    assert after > before  # it was we who did not listen
     protocol.dataReceived(b"frame")
     assert protocol.paused == 1
